@@ -1,0 +1,30 @@
+.PHONY: up local test lint lock clean
+
+up: ## everything in containers
+	docker compose up --build
+
+local: .venv ## the same without Docker: a private RabbitMQ node and the four scripts; Ctrl-C stops all
+	CSV_FILE=logs/metric_log.csv IMG_FILE=logs/error_distribution.png STATE_FILE=.local/metrics.db \
+	PATH=$(CURDIR)/.venv/bin:$(PATH) PYTHONUNBUFFERED=1 \
+	python tests/node.py honcho --procfile deploy/Procfile --app-root . start
+
+test: .venv ## make test ARGS='-k SOME_TEST'
+	.venv/bin/pytest $(ARGS)
+
+lint: .venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+lock: ## after a change of requirements.txt; needs uv
+	uv pip compile --quiet $(LOCK) requirements.txt -o requirements.lock
+	cd tests && uv pip compile --quiet $(LOCK) requirements.txt -o requirements.lock
+
+LOCK = --universal --python-version 3.9 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+clean: ## all that make has made but logs/
+	rm -rf .venv .local .*_cache .hypothesis __pycache__ tests/__pycache__
+
+.PHONY: .venv
+.venv:
+	@deploy/setup.sh

@@ -1,0 +1,405 @@
+"""RabbitMQ, and the one place that knows pika: connect, declare, consume, publish with confirms, stop.
+
+A service makes one `Broker`, says what it consumes or produces, and calls `run()`, which returns when the
+service is asked to stop or has no more to produce. What holds whatever happens in between:
+
+- A delivery is acknowledged only when its handler has returned and RabbitMQ has confirmed every message
+  published in answer to it. (https://www.rabbitmq.com/docs/confirms)
+- What was published on the service's own account and not confirmed when a connection broke is published
+  again on the next one. Answers to deliveries are not: RabbitMQ delivers those again.
+- Without a broker the service waits and tries again by itself, for ever.
+"""
+
+import logging
+import re
+import socket
+import time
+from collections import OrderedDict, deque
+from functools import partial
+from itertools import takewhile
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
+
+import pika
+from pika.adapters.select_connection import IOLoop
+
+import service
+
+log = logging.getLogger("broker")
+
+# pika reports each failed try in a dozen lines of its own; the one line that a person needs is ours.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+# --- settings ---------------------------------------------------------------------------------------
+
+RABBITMQ_HOST = service.text("RABBITMQ_HOST", "rabbitmq")  # one, or several of a cluster with commas
+RABBITMQ_PORT = service.whole("RABBITMQ_PORT", 5672, 1, 65535)
+RABBITMQ_USER = service.text("RABBITMQ_USER", "guest")
+RABBITMQ_PASSWORD = service.text("RABBITMQ_PASSWORD", "guest")
+RABBITMQ_VHOST = service.text("RABBITMQ_VHOST", "/")
+RABBITMQ_URL = service.text("RABBITMQ_URL", "")  # amqp:// or amqps://, instead of all of the above
+
+DEAD_LETTERS = "dead_letters"
+
+#: Seconds of silence after which a connection counts as dead; RabbitMQ waits for twice as long, which is
+#: how long a handler may keep the I/O loop to itself. (https://www.rabbitmq.com/docs/heartbeats)
+HEARTBEAT = 30
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries to connect, growing from one to the other
+RETRY = 1.0  # seconds until a handler that raised NotNow is called again
+FINISH_WITHIN = 3.0  # seconds that a stop waits for confirms
+
+
+def hosts() -> List[pika.connection.Parameters]:
+    """Where RabbitMQ may be found, from the settings; a wrong one stops the script."""
+    if not RABBITMQ_URL:
+        credentials = pika.PlainCredentials(RABBITMQ_USER, RABBITMQ_PASSWORD)
+        names = [name.strip() for name in RABBITMQ_HOST.split(",")]
+        if not all(names):
+            service.refuse(f"RABBITMQ_HOST={RABBITMQ_HOST!r} is not allowed: it must be a host, or hosts with commas")
+        return [pika.ConnectionParameters(name, RABBITMQ_PORT, RABBITMQ_VHOST, credentials) for name in names]
+    try:
+        return [_parse_url(url.strip()) for url in re.split(r",(?=\s*amqps?://)", RABBITMQ_URL)]
+    except Exception:  # whatever pika makes of it; its text may hold the password
+        shown = re.sub(r"(?<=://).*@", "***@", RABBITMQ_URL) if "@" in RABBITMQ_URL else RABBITMQ_URL
+        service.refuse(
+            f"RABBITMQ_URL={shown!r} is not allowed: it must be amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps://…"
+        )
+
+
+def _parse_url(url: str) -> pika.URLParameters:
+    if not re.match(r"amqps?://[^/]", url):
+        raise ValueError
+    return pika.URLParameters(url)
+
+
+# --- messages ---------------------------------------------------------------------------------------
+
+
+class Delivery(NamedTuple):
+    """A message that RabbitMQ delivered and waits to have acknowledged."""
+
+    tag: int
+    queue: str
+    body: bytes
+
+
+class Message(NamedTuple):
+    """A message to be published, or published and not confirmed yet."""
+
+    queue: str
+    body: bytes
+    headers: Optional[Dict[str, str]]
+    answers: Optional[int]  # the tag of the delivery that it answers
+
+
+class NotNow(Exception):
+    """A handler cannot do its work at the moment; the text says why. It is called again in a second.
+
+    To be raised before the handler has published anything.
+    """
+
+
+class Broker:
+    """One connection and one channel to RabbitMQ for one service.
+
+    Parameters
+    ----------
+    name: the service, as the management UI and the messages' `app_id` show it.
+    queues: every queue that the service uses; they are declared at each connection.
+    """
+
+    def __init__(self, name: str, queues: Sequence[str]) -> None:
+        self._name = name
+        self._client = f"{name}@{socket.gethostname()}"
+        self._queues = [*queues, DEAD_LETTERS]
+        self._hosts = deque(hosts())
+        for parameters in self._hosts:
+            parameters.client_properties = {"connection_name": self._client, "product": name}
+            if parameters.heartbeat is None:
+                parameters.heartbeat = HEARTBEAT
+
+        self._loop = IOLoop()
+        self._connection: Any = None
+        self._channel: Any = None  # set while it is open and everything is declared
+        self._blocked = False
+        self._why_closed = ""  # where we closed the connection ourselves
+        self._pause = FIRST_PAUSE
+        self._trouble = service.Trouble()
+        self._stopping = False
+
+        self._consumed: Sequence[str] = ()
+        self._handle: Callable[[List[Delivery]], None] = lambda deliveries: None
+        self._prefetch = 1
+        self._arrived: List[Delivery] = []  # not handled yet
+        self._in_hand: Dict[int, int] = OrderedDict()  # delivery tag -> what its acknowledgement waits for
+
+        self._make: Callable[[], bool] = lambda: True
+        self._interval = 0.0
+        self._window = 0  # 0 = this service produces nothing on its own
+        self._due = 0.0  # when the next message is to be made, by the monotonic clock
+        self._alarm: Any = None  # the timer for that
+        self._all_made = False
+        self._published = 0  # on this channel, as its confirms count them
+        self._unconfirmed: Dict[int, Message] = OrderedDict()  # by that count
+        self._outbox: Deque[Message] = deque()  # to be published as soon as there is a channel
+        self._chores: List[Callable[[], None]] = []
+
+    # --- what a service says and calls ----------------------------------------------------------------
+
+    def consume(self, queues: Sequence[str], handle: Callable[[List[Delivery]], None], prefetch: int) -> None:
+        """Have `handle` called with the deliveries that arrived together, at least one.
+
+        When it returns, each delivery is acknowledged as soon as the messages published in answer to it
+        are confirmed. When it raises NotNow, they stay in hand and it is called with them again.
+        At most `prefetch` deliveries a queue are in hand.
+        """
+        self._consumed, self._handle, self._prefetch = queues, handle, prefetch
+
+    def produce(self, make: Callable[[], bool], interval: float, window: int) -> None:
+        """Have `make` called to publish a message's worth, every `interval` seconds (0 = at full speed).
+
+        It isn't called while `window` messages wait to be confirmed, while RabbitMQ blocks publishers,
+        or without a connection. It returns whether there is more; after the last, `run` returns when
+        all is confirmed.
+        """
+        self._make, self._interval, self._window = make, interval, window
+
+    def every_second(self, chore: Callable[[], None]) -> None:
+        """Have `chore` called about once a second, connected or not. It may raise NotNow."""
+        self._chores.append(chore)
+
+    def publish(
+        self, queue: str, body: bytes, answers: Optional[Delivery] = None, headers: Optional[Dict[str, str]] = None
+    ) -> None:
+        """Publish `body` to `queue`, persistent and with a confirm, in answer to a delivery or on its own."""
+        message = Message(queue, body, headers, answers.tag if answers else None)
+        if self._channel:
+            self._send(message)
+        elif not answers:
+            self._outbox.append(message)
+
+    def set_aside(self, delivery: Delivery, body: bytes, reason: str) -> None:
+        """Publish `body`, all or part of a bad delivery, unchanged to the dead letters, and say so."""
+        reason = " ".join(reason.split())[:500]  # one line, and headers must fit into one frame
+        log.warning("a message from %s goes to %s: %s", delivery.queue, DEAD_LETTERS, reason)
+        headers = {"x-service": self._name, "x-queue": delivery.queue, "x-reason": reason}
+        self.publish(DEAD_LETTERS, body, delivery, headers)
+
+    def run(self) -> None:
+        """Work until a stop is requested or all is produced; what was begun is finished first."""
+        self._connect()
+        self._tick()
+        self._do_chores()
+        self._loop.start()
+
+    # --- connecting: open, declare, consume; and again ------------------------------------------------
+
+    def _connect(self) -> None:
+        pika.SelectConnection(
+            self._hosts[0],
+            on_open_callback=self._on_open,
+            on_open_error_callback=self._on_closed,
+            on_close_callback=self._on_closed,
+            custom_ioloop=self._loop,
+        )
+
+    def _on_open(self, connection: Any) -> None:
+        self._connection = connection
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        connection.channel(on_open_callback=self._on_channel)
+
+    def _on_channel(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_cancel_callback(lambda _: self._start_again("a queue was deleted"))
+        channel.add_on_return_callback(lambda *_: self._start_again("a queue was deleted"))
+        channel.confirm_delivery(self._on_confirm)
+        for queue in self._queues:
+            channel.queue_declare(queue, durable=True)
+        # RabbitMQ works through a channel in order: when it answers this, all the queues are there.
+        channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: self._on_ready(channel))
+
+    def _on_ready(self, channel: Any) -> None:
+        log.info("connected to RabbitMQ at %s", self._where())
+        self._channel = channel
+        self._published = 0
+        while self._outbox:
+            self._send(self._outbox.popleft())
+        for queue in self._consumed:
+            channel.basic_consume(queue, partial(self._on_message, queue), consumer_tag=f"{self._client}:{queue}")
+        self._produce()
+
+    def _on_channel_closed(self, channel: Any, error: BaseException) -> None:
+        if channel.connection.is_open:  # it was RabbitMQ that closed the channel, and nothing else
+            self._start_again(_cause(error))
+
+    def _start_again(self, reason: str) -> None:
+        """Leave this connection for a new one, on which everything is declared anew."""
+        self._why_closed = reason
+        self._forget_channel()
+        if self._connection and self._connection.is_open:
+            self._connection.close()
+
+    def _on_closed(self, _connection: Any, error: BaseException) -> None:
+        self._forget_channel()
+        self._connection = None
+        self._blocked = False
+        if self._stopping:
+            self._loop.stop()
+            return
+        reason, self._why_closed = self._why_closed or _cause(error), ""
+        log.warning("no connection to RabbitMQ at %s (%s); next try in %g s", self._where(), reason, self._pause)
+        self._loop.call_later(self._pause, self._connect)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._hosts.rotate(-1)
+
+    def _forget_channel(self) -> None:
+        self._channel = None
+        self._arrived.clear()
+        self._in_hand.clear()
+        # What answers a delivery is made again when RabbitMQ delivers that again.
+        own = [message for message in self._unconfirmed.values() if message.answers is None]
+        self._outbox.extendleft(reversed(own))
+        self._unconfirmed.clear()
+
+    def _where(self) -> str:
+        return f"{self._hosts[0].host}:{self._hosts[0].port}"
+
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        log.warning("RabbitMQ blocks publishers (%s); waiting", frame.method.reason)
+        self._blocked = True
+
+    def _on_unblocked(self, *_: Any) -> None:
+        log.info("RabbitMQ takes messages again")
+        self._blocked = False
+        self._produce()
+
+    # --- publishing, and its confirms -----------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        self._published += 1
+        self._unconfirmed[self._published] = message
+        if message.answers is not None:
+            self._in_hand[message.answers] += 1
+        properties = pika.BasicProperties(
+            content_type="application/json",
+            delivery_mode=pika.DeliveryMode.Persistent.value,
+            app_id=self._name,
+            timestamp=int(time.time()),
+            headers=message.headers,
+        )
+        # Mandatory: a message for a queue that someone deleted comes back instead of being confirmed
+        # and gone. (https://www.rabbitmq.com/docs/publishers#unroutable)
+        self._channel.basic_publish("", message.queue, message.body, properties, mandatory=True)
+
+    def _on_confirm(self, frame: Any) -> None:
+        if not self._channel:
+            return  # of a channel that was given up: its messages are published again
+        if isinstance(frame.method, pika.spec.Basic.Nack):
+            self._start_again("RabbitMQ refused a message")
+            return
+        newest = frame.method.delivery_tag
+        several = frame.method.multiple
+        for number in list(takewhile(lambda n: n <= newest, self._unconfirmed)) if several else [newest]:
+            answered = self._unconfirmed.pop(number).answers
+            if answered is not None:
+                self._in_hand[answered] -= 1
+        self._pause = FIRST_PAUSE
+        self._acknowledge()
+        self._produce()
+
+    # --- consuming, handling, acknowledging -----------------------------------------------------------
+
+    def _on_message(self, queue: str, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        if self._stopping or not self._channel:
+            return  # RabbitMQ puts it back when the connection closes
+        self._in_hand[method.delivery_tag] = 1  # for the handler
+        self._arrived.append(Delivery(method.delivery_tag, queue, body))
+        if len(self._arrived) == 1:
+            # Once the socket is read empty: what arrived together is handled together, and nothing waits.
+            self._loop.call_later(0, self._handle_arrived)
+
+    def _handle_arrived(self) -> None:
+        if not self._arrived or self._stopping:
+            return
+        if not self._attempt(lambda: self._handle(self._arrived)):
+            self._loop.call_later(RETRY, self._handle_arrived)
+            return
+        for delivery in self._arrived:
+            self._in_hand[delivery.tag] -= 1
+        self._arrived = []
+        self._pause = FIRST_PAUSE
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Acknowledge, all at once, the deliveries before the first that still waits for something."""
+        done = list(takewhile(lambda tag: not self._in_hand[tag], self._in_hand))
+        if done:
+            for tag in done:
+                del self._in_hand[tag]
+            self._channel.basic_ack(done[-1], multiple=True)
+
+    def _attempt(self, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except NotNow as error:
+            self._trouble.is_(str(error))
+            return False
+        self._trouble.over()
+        return True
+
+    # --- producing ------------------------------------------------------------------------------------
+
+    def _produce(self) -> None:
+        if self._alarm:
+            self._loop.remove_timeout(self._alarm)
+            self._alarm = None
+        while self._may_produce():
+            now = time.monotonic()
+            if now < self._due:
+                self._alarm = self._loop.call_later(self._due - now, self._produce)
+                return
+            self._due = max(self._due + self._interval, now)
+            self._all_made = not self._make()
+        self._close_when_done()
+
+    def _may_produce(self) -> bool:
+        free = bool(self._channel) and not self._blocked and len(self._unconfirmed) < self._window
+        return free and not self._all_made and not self._stopping
+
+    # --- the clock: chores, the heartbeat, a stop -----------------------------------------------------
+
+    def _do_chores(self) -> None:
+        for chore in self._chores:
+            self._attempt(chore)
+        self._loop.call_later(1.0, self._do_chores)
+
+    def _tick(self) -> None:
+        service.beat(bool(self._channel) and not self._blocked and not self._trouble.reason)
+        if service.stop.requested and not self._stopping:
+            self._stopping = True
+            self._loop.call_later(FINISH_WITHIN, self._close)
+            self._close_when_done()
+        self._loop.call_later(service.TICK, self._tick)
+
+    def _close_when_done(self) -> None:
+        waiting = self._unconfirmed or (self._outbox and not self._stopping)
+        if (self._stopping or self._all_made) and not waiting:
+            self._close()
+
+    def _close(self) -> None:
+        self._stopping = True
+        if self._connection and self._connection.is_open:
+            self._connection.close()  # behind the acknowledgements, then _on_closed
+            self._loop.call_later(0.5, self._loop.stop)  # a broker that blocks us does not answer
+        else:
+            self._loop.stop()
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost of pika's nested errors, in words."""
+    nested = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args]
+    for inner in reversed(nested):
+        if isinstance(inner, BaseException):
+            return _cause(inner)
+    return getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__

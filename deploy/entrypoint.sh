@@ -1,0 +1,14 @@
+#!/bin/sh
+# Runs a service as the owner of the mounted logs/, whoever that is, so that the files there belong to the
+# person who cloned the project. No capability survives, also where that owner is root.
+set -eu
+if [ "$(id -u)" = 0 ]; then
+    owner=$(stat -c %u /app/logs)
+    group=$(stat -c %g /app/logs)
+    if mountpoint -q /app/state; then
+        # A replica may remove SQLite's passing files meanwhile; what stays unwritable metrics reports itself.
+        chown -R "$owner:$group" /app/state 2>/dev/null || true
+    fi
+    exec setpriv --reuid "$owner" --regid "$group" --clear-groups --bounding-set=-all --inh-caps=-all "$@"
+fi
+exec "$@"
