@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from functools import partial
 from itertools import takewhile
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
+from urllib.parse import urlsplit
 
 import pika
 from pika.adapters.select_connection import IOLoop
@@ -67,7 +68,8 @@ def hosts() -> List[pika.connection.Parameters]:
 
 
 def _parse_url(url: str) -> pika.URLParameters:
-    if not re.match(r"amqps?://[^/]", url):
+    parts = urlsplit(url)
+    if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
         raise ValueError
     return pika.URLParameters(url)
 
@@ -325,6 +327,7 @@ class Broker:
         if not self._attempt(lambda: self._handle(self._arrived)):
             self._loop.call_later(RETRY, self._handle_arrived)
             return
+        self._trouble.over()
         for delivery in self._arrived:
             self._in_hand[delivery.tag] -= 1
         self._arrived = []
@@ -345,7 +348,6 @@ class Broker:
         except NotNow as error:
             self._trouble.is_(str(error))
             return False
-        self._trouble.over()
         return True
 
     # --- producing ------------------------------------------------------------------------------------
@@ -370,8 +372,9 @@ class Broker:
     # --- the clock: chores, the heartbeat, a stop -----------------------------------------------------
 
     def _do_chores(self) -> None:
-        for chore in self._chores:
-            self._attempt(chore)
+        succeeded = [self._attempt(chore) for chore in self._chores]
+        if all(succeeded):
+            self._trouble.over()
         self._loop.call_later(1.0, self._do_chores)
 
     def _tick(self) -> None:

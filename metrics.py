@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import sqlite3
+import stat
 import time
 from contextlib import closing, contextmanager
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
@@ -26,6 +27,7 @@ PREFETCH = service.whole("PREFETCH", 2000, 1, 65535)  # deliveries in hand a que
 PENDING_TTL = service.number("PENDING_TTL", 0.0, 0, 1e12)  # forget a half alone for so many seconds; 0 = never
 
 HEADER = b"id,y_true,y_pred,absolute_error\n"
+LONGEST_LINE = 1024  # bytes; an id of 128 characters and three floats need less
 BUSY = 2.0  # seconds to wait for another replica's transaction
 REPORT_EVERY = 10.0  # seconds between two lines about what is unmatched
 FORGET_AT_ONCE = 10_000  # halves, so that forgetting a million holds nothing up
@@ -118,7 +120,11 @@ class Csv:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self.length = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise OSError(f"{path} is not a regular file")
+        self.length = status.st_size
 
     def close(self) -> None:
         os.close(self._fd)
@@ -140,10 +146,10 @@ class Csv:
         return os.pread(self._fd, 1, offset - 1) == b"\n"
 
     def lines(self, start: int) -> Iterator[bytes]:
-        """The lines from `start` to the end; only the last may lack its newline."""
+        """The lines from `start` to the end, in parts where they are longer than any of ours."""
         with open(self._fd, "rb", closefd=False) as file:
             file.seek(start)
-            yield from file
+            yield from iter(lambda: file.readline(LONGEST_LINE), b"")
 
     def begin_with_header(self) -> None:
         """Make sure that the file starts with the header; what starts otherwise is kept under another name."""
@@ -253,7 +259,7 @@ class Ledger:
                     row_count += 1
                     error_sum += abs(row[1] - row[2])
                     yield (*row, now)
-                elif not last.endswith(b"\n"):
+                elif not last.endswith(b"\n") and len(last) < LONGEST_LINE:
                     return
                 end += len(last)
 

@@ -7,7 +7,8 @@ has confirmed its answer. Any number of replicas share the work.
 """
 
 import logging
-from typing import Callable, Dict, List, Union
+from functools import partial
+from typing import Any, Callable, Dict, List, Union
 
 import numpy as np
 
@@ -20,7 +21,7 @@ PREFETCH = service.whole("PREFETCH", 500, 1, 65535)
 
 log = logging.getLogger("model")
 
-Model = Callable[[np.ndarray], np.ndarray]  # (n_samples, n_features) float64 to (n_samples,)
+Model = Callable[[np.ndarray], Any]  # (n_samples, n_features) float64 to n_samples numbers
 
 
 def predict(X: np.ndarray) -> np.ndarray:
@@ -83,7 +84,7 @@ def main(model: Model = predict) -> None:
             if ids:
                 body = messages.encode(ids, predictions, message.is_batch)
                 broker.publish("y_pred", body, answers=delivery)
-                progress.add(len(ids), lambda: f"{ids[-1]}: y_pred {predictions[-1]:.4f}")
+                progress.add(len(ids), partial("{}: y_pred {:.4f}".format, ids[-1], predictions[-1]))
             if faults:
                 for piece, reason in messages.offending(delivery.body, message, faults):
                     broker.set_aside(delivery, piece, reason)

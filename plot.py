@@ -10,14 +10,15 @@ import csv
 import logging
 import os
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
-from typing import BinaryIO, List, Optional, Tuple
+from typing import Any, BinaryIO, List, Optional, Tuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 import service
@@ -60,8 +61,8 @@ class Histogram:
         return values.view(np.int64) >> cls.DROPPED_BITS
 
     @classmethod
-    def _left_edge(cls, bins: np.ndarray) -> np.ndarray:
-        return (bins.astype(np.int64) << cls.DROPPED_BITS).view(np.float64)
+    def _left_edge(cls, bins: Any) -> Any:
+        return (bins << cls.DROPPED_BITS).view(np.float64)
 
     def add(self, values: np.ndarray) -> None:
         """Count finite, non-negative float64 values, (n,)."""
@@ -77,8 +78,8 @@ class Histogram:
         cumulative = np.cumsum(self._counts[self._first : self._end])
         rank = max(1, int(np.ceil(q * cumulative[-1])))
         found = self._first + np.searchsorted(cumulative, rank)
-        low, high = self._left_edge(np.array([found, found + 1]))
-        return float((low + high) / 2) if found else 0.0
+        middle = float(self._left_edge(np.int64(found))) * (1 + 2.0**-11)
+        return middle if found else 0.0
 
     def bars(self, top: float, count: int) -> Tuple[np.ndarray, np.ndarray]:
         """Counts in `count` bars from 0 to about `top`, and their edges, (count,) and (count + 1,).
@@ -153,12 +154,11 @@ class Errors:
 
 def parse(lines: bytes) -> Tuple[np.ndarray, np.ndarray, int]:
     """The ids and absolute errors in lines of the CSV, both (n,), and how many lines hold none."""
-    import pandas as pd  # takes a quarter of a second, which the first picture does not wait for
+    import pandas as pd  # noqa: PLC0415  # takes a quarter of a second, which the first picture does not wait for
 
     def read(error_type: type) -> pd.DataFrame:
         return pd.read_csv(
-            BytesIO(lines),
-            names=["id", "y_true", "y_pred", "absolute_error"],
+            BytesIO(b"id,y_true,y_pred,absolute_error\n" + lines),
             usecols=["id", "absolute_error"],
             dtype={"id": str, "absolute_error": error_type},
             keep_default_na=False,
@@ -169,8 +169,6 @@ def parse(lines: bytes) -> Tuple[np.ndarray, np.ndarray, int]:
 
     try:
         table = read(float)
-    except pd.errors.EmptyDataError:
-        return np.array([], dtype=object), np.array([]), lines.count(b"\n")
     except ValueError:  # a person edited the file: some cell is no number
         table = read(str)
     errors = pd.to_numeric(table["absolute_error"], errors="coerce").to_numpy(np.float64)
@@ -234,20 +232,23 @@ def draw(errors: Errors, last_change: float) -> Figure:
 
     `last_change` is when the last row came, Unix time.
     """
-    figure = Figure(figsize=(16, 10), dpi=100, layout="constrained")
+    layout = ConstrainedLayoutEngine(h_pad=0.15, w_pad=0.15)  # inches
+    figure = Figure(figsize=(16, 10), dpi=100, layout=layout)
     FigureCanvasAgg(figure)
     if not errors.count:
         figure.text(0.5, 0.55, "No data yet", size=40, ha="center", color="0.3")
         figure.text(0.5, 0.47, "the first rows of the CSV will show here", size=20, ha="center", color="0.5")
         return figure
-    figure.get_layout_engine().set(h_pad=0.15, w_pad=0.15)  # type: ignore[union-attr]
     above, below = figure.subplots(2, 1, height_ratios=[4, 1])
     _draw_histogram(above, errors)
     _draw_course(below, errors)
     when = datetime.fromtimestamp(last_change, timezone.utc)
     unreadable = f" · {errors.unreadable:,} lines unreadable" if errors.unreadable else ""
     above.set_title(
-        f"{errors.count:,} rows · last one {when:%Y-%m-%d %H:%M:%S} UTC{unreadable}", size=16, loc="right", color="0.35"
+        f"{errors.count:,} row{'s' * (errors.count > 1)} · last one {when:%Y-%m-%d %H:%M:%S} UTC{unreadable}",
+        size=16,
+        loc="right",
+        color="0.35",
     )
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
@@ -257,26 +258,26 @@ def draw(errors: Errors, last_change: float) -> Figure:
     return figure
 
 
-def _draw_histogram(axes, errors: Errors) -> None:  # type: ignore[no-untyped-def]
+def _draw_histogram(axes: Any, errors: Errors) -> None:
     median, p95 = errors.histogram.quantile(0.5), errors.histogram.quantile(0.95)
     # Up to the 99.5th percentile, so that one outlier among a million does not squeeze all into one bar.
     reach = max(1.1 * errors.histogram.quantile(0.995), 1.1 * p95)
-    top = reach if errors.largest > 1.5 * reach else 1.02 * errors.largest
+    top = reach if errors.largest > 1.5 * reach else 1.1 * errors.largest
     counts, edges = errors.histogram.bars(min(top, 1e300) or 1.0, BARS)  # matplotlib draws no larger numbers
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.7)
     axes.set_xlim(0, edges[-1])
     if not counts.any():
         axes.set_ylim(0, 1)
-    for name, value, color, style in (
-        ("median", median, MEDIAN, "-"),
-        ("mean (MAE)", errors.mae, MEAN, "--"),
-        ("95th percentile", p95, P95, "-."),
+    for label, value, color, style in (
+        (f"median  {median:.3g}", median, MEDIAN, "-"),
+        (f"mean (MAE)  {errors.mae:.4g}", errors.mae, MEAN, "--"),
+        (f"95th percentile  {p95:.3g}", p95, P95, "-."),
     ):
-        axes.axvline(min(value, edges[-1]), color=color, linestyle=style, linewidth=2.5, label=f"{name}  {value:.4g}")
+        axes.axvline(min(value, edges[-1]), color=color, linestyle=style, linewidth=2.5, label=label)
     beyond = errors.count - int(counts.sum())
     if beyond:
         axes.plot([], [], " ", label=f"{beyond:,} beyond, up to {errors.largest:.4g}")
-    axes.legend(fontsize=16, frameon=False, loc="upper right")
+    axes.legend(fontsize=16, loc="upper right", framealpha=0.85, edgecolor="none")
     axes.set_title("Distribution of the absolute error", size=22, loc="left")
     axes.set_xlabel("absolute error  |y_true − y_pred|", size=16)
     axes.set_ylabel("rows", size=16)
@@ -284,7 +285,7 @@ def _draw_histogram(axes, errors: Errors) -> None:  # type: ignore[no-untyped-de
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _draw_course(axes, errors: Errors) -> None:  # type: ignore[no-untyped-def]
+def _draw_course(axes: Any, errors: Errors) -> None:
     means, starts, ids = errors.course.means()
     times = [sample_time(sample_id) for sample_id in ids]
     known = [time for time in times if time]
@@ -297,6 +298,8 @@ def _draw_course(axes, errors: Errors) -> None:  # type: ignore[no-untyped-def]
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, formats=TIME_LABELS, zero_formats=TIME_LABELS))
         axes.xaxis.get_offset_text().set_size(14)
         axes.set_xlabel("time of the sample (UTC)", size=16)
+        if x[0] == x[-1]:
+            axes.set_xlim(x[0] - timedelta(minutes=1), x[0] + timedelta(minutes=1))
     else:
         x = starts + 1
         axes.set_xlabel("row", size=16)

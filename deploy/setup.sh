@@ -32,6 +32,6 @@ command -v "$python" >/dev/null || install python3 python3-venv
 if ! cmp -s tests/requirements.lock .venv/installed; then
     echo "making .venv"
     "$python" -m venv --clear .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+    .venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
     cp tests/requirements.lock .venv/installed
 fi

@@ -98,11 +98,11 @@ class Node:
         return self
 
     def _run(self, *command: str) -> subprocess.Popen:
-        log = open(self.folder / "output.log", "ab")
-        return subprocess.Popen(
-            command, env=self._env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
+        with open(self.folder / "output.log", "ab") as log:
+            return subprocess.Popen(
+                command, env=self._env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
 
     def _is_up(self) -> bool:
         assert self._server
@@ -116,14 +116,15 @@ class Node:
 
     def stop(self, sig: int = signal.SIGTERM) -> None:
         """End the node, cleanly or with SIGKILL; its data stays for the next start."""
-        if self._server and self._server.poll() is None:
-            os.killpg(self._server.pid, sig)
-            self._server.wait(30)
-            wait_until(lambda: not _group_lives(self._server.pid), 30, "the node's processes are gone")
+        server = self._server
+        if server and server.poll() is None:
+            os.killpg(server.pid, sig)
+            server.wait(30)
+            wait_until(lambda: not _group_lives(server.pid), 30, "the node's processes are gone")
 
     def close(self) -> None:
         """End the node and remove all that it left."""
-        self.stop()
+        self.stop(signal.SIGKILL)
         if self._epmd:
             self._epmd.kill()
             self._epmd.wait()

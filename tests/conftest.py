@@ -1,0 +1,175 @@
+"""Real parts for the tests: a private RabbitMQ node, a virtual host a test, and the four scripts as processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+import pika
+import pytest
+from node import Node, wait_until
+
+ROOT = Path(__file__).parent.parent
+HEADER = "id,y_true,y_pred,absolute_error"
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    node = Node()
+    try:
+        yield node.start()
+    finally:
+        node.close()
+
+
+class Process:
+    """A running script; what it prints goes to a file."""
+
+    def __init__(self, script: str, env: Dict[str, str], output: Path) -> None:
+        self.script = script
+        self._output = output
+        with output.open("wb") as file:
+            self.popen = subprocess.Popen(
+                [sys.executable, script], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def says(self, text: str, seconds: float = 20) -> "Process":
+        wait_until(lambda: text in self.output, seconds, f"{self.script} says {text!r}; it said:\n{self.output}")
+        return self
+
+    def ends(self, seconds: float = 20) -> int:
+        return self.popen.wait(seconds)
+
+    def stop(self) -> float:
+        """Ask it to end; the seconds it took. It must exit with 0."""
+        begun = time.monotonic()
+        self.popen.terminate()
+        assert self.ends() == 0, self.output
+        return time.monotonic() - begun
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+
+
+class Pipeline:
+    """The scripts in one virtual host, their files in one folder, and a client that is not ours."""
+
+    def __init__(self, env: Dict[str, str], folder: Path) -> None:
+        self.csv = folder / "logs" / "metric_log.csv"
+        self.image = folder / "logs" / "error_distribution.png"
+        self.state = folder / "state" / "metrics.db"
+        self._folder = folder
+        self._env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("RABBITMQ_")},
+            "CSV_FILE": str(self.csv),
+            "IMG_FILE": str(self.image),
+            "STATE_FILE": str(self.state),
+            "PYTHONUNBUFFERED": "1",
+            **env,
+        }
+        self._processes: List[Process] = []
+        self._connection: Any = None
+
+    def start(self, script: str, **env: Any) -> Process:
+        output = self._folder / f"{script}-{len(self._processes)}.log"
+        process = Process(f"{script}.py", {**self._env, **{k: str(v) for k, v in env.items()}}, output)
+        self._processes.append(process)
+        return process
+
+    def connected(self, script: str, **env: Any) -> Process:
+        return self.start(script, **env).says("connected to RabbitMQ")
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+        if self._connection and self._connection.is_open:
+            self._connection.close()
+
+    # --- what comes out ---
+
+    def rows(self) -> List[List[str]]:
+        """The CSV's rows so far, without its header."""
+        if not self.csv.exists():
+            return []
+        lines = self.csv.read_text().splitlines()
+        assert not lines or lines[0] == HEADER
+        return [line.split(",") for line in lines[1:]]
+
+    def wait_for_rows(self, count: int, seconds: float = 60) -> List[List[str]]:
+        wait_until(
+            lambda: self.csv.exists() and self.csv.read_bytes().count(b"\n") > count,
+            seconds,
+            f"{count} rows; there are {len(self.rows())}",
+        )
+        rows = self.rows()
+        assert len(rows) == count
+        assert len({row[0] for row in rows}) == count
+        return rows
+
+    # --- a client that is not ours ---
+
+    @property
+    def channel(self) -> Any:
+        if not self._connection or not self._connection.is_open:
+            env = self._env
+            self._connection = pika.BlockingConnection(
+                pika.ConnectionParameters(
+                    env["RABBITMQ_HOST"], int(env["RABBITMQ_PORT"]), env.get("RABBITMQ_VHOST", "/"), heartbeat=0
+                )
+            )
+            self._channel = self._connection.channel()
+            for queue in ("features", "y_true", "y_pred", "dead_letters"):
+                self._channel.queue_declare(queue, durable=True)
+        return self._channel
+
+    def publish(self, queue: str, message: Any) -> None:
+        """Publish bytes as they are, anything else as JSON."""
+        body = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self.channel.basic_publish("", queue, body)
+
+    def take(self, queue: str, seconds: float = 20) -> Any:
+        """Take the next message from a queue: its properties and body."""
+        found: Optional[Any] = wait_until(
+            lambda: next((m for m in [self.channel.basic_get(queue, auto_ack=True)] if m[0]), None),
+            seconds,
+            f"a message in {queue}",
+        )
+        assert found
+        return found[1], found[2]
+
+    def waiting(self, queue: str) -> int:
+        """Messages that are ready in a queue."""
+        return self.channel.queue_declare(queue, passive=True).method.message_count
+
+
+@pytest.fixture
+def vhost(node: Node, request: pytest.FixtureRequest) -> Iterator[Dict[str, str]]:
+    """A virtual host for one test alone: the same queue names, other queues."""
+    name = f"v{abs(hash(request.node.name))}"
+    node.api("PUT", f"/vhosts/{name}")
+    node.api("PUT", f"/permissions/{name}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+    yield {**node.env, "RABBITMQ_VHOST": name}
+    node.api("DELETE", f"/vhosts/{name}")
+
+
+@pytest.fixture
+def pipeline(vhost: Dict[str, str], tmp_path: Path) -> Iterator[Pipeline]:
+    pipeline = Pipeline(vhost, tmp_path)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture
+def without_broker(tmp_path: Path) -> Iterator[Pipeline]:
+    """The scripts where no RabbitMQ listens."""
+    pipeline = Pipeline({"RABBITMQ_HOST": "127.0.0.1", "RABBITMQ_PORT": "1"}, tmp_path)
+    yield pipeline
+    pipeline.close()

@@ -1,0 +1,292 @@
+"""The services on a real RabbitMQ: each alone, then all four together."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+from node import wait_until
+
+import features
+
+
+def sample(sample_id, body):
+    return {"id": sample_id, "body": body}
+
+
+# --- features ---------------------------------------------------------------------------------------
+
+
+def test_features_publishes_both_halves_of_each_sample_with_its_properties(pipeline):
+    process = pipeline.start("features", SAMPLES=2, INTERVAL=0, SEED=1, N_FEATURES=3)
+    assert process.ends() == 0
+    assert "all 2 samples published and confirmed" in process.output
+    random = np.random.default_rng(1)
+    for _ in range(2):
+        X, y_true = features.generate(random, 1, 3, 0.1)
+        properties, body = pipeline.take("features")
+        _, label = pipeline.take("y_true")
+        sample_id = json.loads(body)["id"]
+        assert json.loads(body) == sample(sample_id, X[0].tolist())
+        assert json.loads(label) == sample(sample_id, y_true[0])
+        assert (properties.delivery_mode, properties.content_type) == (2, "application/json")
+        assert properties.app_id == "features"
+        assert abs(properties.timestamp - time.time()) < 60
+    assert pipeline.waiting("features") == pipeline.waiting("y_true") == 0
+
+
+def test_a_batch_is_an_array_and_the_last_one_is_as_short_as_it_must_be(pipeline):
+    assert pipeline.start("features", SAMPLES=7, BATCH_SIZE=3, INTERVAL=0).ends() == 0
+    sizes = [len(json.loads(pipeline.take("features")[1])) for _ in range(3)]
+    assert sizes == [3, 3, 1]
+
+
+def test_a_message_comes_every_interval(pipeline):
+    process = pipeline.start("features", INTERVAL=0.2)
+    for _ in range(5):
+        pipeline.take("features")
+    first, *_, last = [pipeline.take("features") and time.monotonic() for _ in range(6)]
+    assert 0.8 < last - first < 3
+    process.stop()
+
+
+def test_a_broker_that_blocks_publishers_makes_features_wait_and_loses_nothing(node, pipeline):
+    node.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        process = pipeline.start("features", SAMPLES=5000, INTERVAL=0).says(
+            "RabbitMQ blocks publishers (low on memory)"
+        )
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "0.4")
+    process.says("RabbitMQ takes messages again")
+    assert process.ends() == 0
+    pipeline.connected("model")
+    pipeline.connected("metrics")
+    pipeline.wait_for_rows(5000)
+
+
+# --- model ------------------------------------------------------------------------------------------
+
+
+def test_the_model_answers_an_object_with_an_object_and_a_batch_with_a_batch(pipeline):
+    pipeline.connected("model")
+    pipeline.publish("features", sample("a", [1, 2.5]))
+    pipeline.publish("features", [sample("b", [3]), sample(7, [])])
+    properties, body = pipeline.take("y_pred")
+    assert json.loads(body) == sample("a", 3.5)
+    assert (properties.app_id, properties.delivery_mode) == ("model", 2)
+    assert json.loads(pipeline.take("y_pred")[1]) == [sample("b", 3.0), sample("7", 0.0)]
+
+
+def test_the_model_sets_aside_what_it_cannot_read_and_goes_on(pipeline):
+    model = pipeline.connected("model")
+    bad = [b"not json", b'{"id":"a","body":["1"]}', b'{"id":"x","body":[1e308,1e308]}']
+    for body in bad:
+        pipeline.publish("features", body)
+    pipeline.publish("features", b'[{"id":"b","body":[1]}, {"id":"c", "body":[NaN]}]')
+    assert json.loads(pipeline.take("y_pred")[1]) == [sample("b", 1.0)]
+    for body in [*bad, b'{"id":"c", "body":[NaN]}']:
+        properties, aside = pipeline.take("dead_letters")
+        assert aside == body
+        assert (properties.headers["x-service"], properties.headers["x-queue"]) == ("model", "features")
+        assert properties.headers["x-reason"] in model.output
+    assert model.output.count("WARNING") == 4
+    model.stop()
+    assert pipeline.waiting("features") == 0
+
+
+# --- metrics ----------------------------------------------------------------------------------------
+
+
+def test_metrics_writes_a_row_when_both_halves_are_there_in_either_order(pipeline):
+    pipeline.connected("metrics")
+    pipeline.publish("y_pred", sample("a", 1))
+    pipeline.publish("y_true", [sample("b", 2.5), sample("a", 0.75), sample(3.0, 1)])
+    pipeline.publish("y_pred", [sample("b", 2), sample("3", 1)])
+    assert sorted(pipeline.wait_for_rows(3)) == [
+        ["3", "1.0", "1.0", "0.0"],
+        ["a", "0.75", "1.0", "0.25"],
+        ["b", "2.5", "2.0", "0.5"],
+    ]
+
+
+def test_metrics_begins_the_csv_before_the_first_message(pipeline):
+    pipeline.connected("metrics")
+    wait_until(pipeline.csv.exists, 5, "the CSV")
+    assert pipeline.rows() == []
+
+
+def test_a_label_that_comes_after_a_restart_finds_its_prediction(pipeline):
+    metrics = pipeline.connected("metrics")
+    pipeline.publish("y_pred", sample("late", 1))
+    wait_until(lambda: pipeline.waiting("y_pred") == 0, 10, "the prediction is taken")
+    metrics.stop()
+    pipeline.connected("metrics")
+    pipeline.publish("y_true", sample("late", 2))
+    assert pipeline.wait_for_rows(1) == [["late", "2.0", "1.0", "1.0"]]
+
+
+def test_repeated_halves_change_nothing_and_a_different_one_is_logged(pipeline):
+    metrics = pipeline.connected("metrics")
+    for queue, value in [("y_true", 1), ("y_true", 1), ("y_true", 5), ("y_pred", 1), ("y_pred", 1), ("y_true", 1)]:
+        pipeline.publish(queue, sample("a", value))
+    pipeline.publish("y_true", sample("end", 1))
+    pipeline.publish("y_pred", sample("end", 1))
+    assert ["a", "1.0", "1.0", "0.0"] in pipeline.wait_for_rows(2)
+    metrics.says("a: a later, different y_true is dropped: 5.0")
+
+
+def test_metrics_sets_aside_what_it_cannot_read_and_goes_on(pipeline):
+    pipeline.connected("metrics")
+    pipeline.publish("y_true", b'[{"id":"a","body":1},{"id":"=b","body":1}]')
+    pipeline.publish("y_pred", b'{"id":"a","body":null}')
+    pipeline.publish("y_pred", sample("a", 1))
+    assert pipeline.wait_for_rows(1) == [["a", "1.0", "1.0", "0.0"]]
+    found = [pipeline.take("dead_letters") for _ in range(2)]
+    assert sorted((properties.headers["x-queue"], body) for properties, body in found) == [
+        ("y_pred", b'{"id":"a","body":null}'),
+        ("y_true", b'{"id":"=b","body":1}'),
+    ]
+
+
+def test_what_waits_unmatched_is_told_and_forgotten_when_asked(pipeline):
+    metrics = pipeline.connected("metrics", PENDING_TTL=11)
+    pipeline.publish("y_true", [sample("a", 1), sample("b", 1)])
+    pipeline.publish("y_pred", sample("c", 1))
+    metrics.says("unmatched: 2 true values, 1 predictions")
+    metrics.says("3 halves without a partner for 11 s are forgotten")
+
+
+def test_metrics_acknowledges_nothing_that_it_cannot_store_and_carries_on_when_it_can(pipeline):
+    pipeline.csv.mkdir(parents=True)  # a folder stands where the CSV should be
+    metrics = pipeline.connected("metrics").says("cannot store, so nothing is acknowledged")
+    pipeline.publish("y_true", sample("a", 1))
+    pipeline.publish("y_pred", sample("a", 1))
+    wait_until(lambda: pipeline.waiting("y_true") + pipeline.waiting("y_pred") == 0, 10, "both are delivered")
+    metrics.kill()
+    wait_until(lambda: pipeline.waiting("y_true") == pipeline.waiting("y_pred") == 1, 10, "both are back")
+    pipeline.connected("metrics")
+    wait_until(lambda: pipeline.waiting("y_true") + pipeline.waiting("y_pred") == 0, 10, "both are delivered again")
+    pipeline.csv.rmdir()
+    pipeline.wait_for_rows(1)
+
+
+# --- any of them ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["features", "model", "metrics"])
+def test_a_stop_takes_less_than_five_seconds_and_exits_with_zero(pipeline, script):
+    assert pipeline.connected(script).stop() < 5
+
+
+def test_the_management_ui_shows_who_is_connected_and_consumes(node, pipeline, vhost):
+    for script in ("features", "model", "metrics"):
+        pipeline.connected(script)
+    name = vhost["RABBITMQ_VHOST"]
+
+    def consumers():
+        return {c["queue"]["name"]: c["consumer_tag"] for c in node.api("GET", f"/consumers/{name}")}
+
+    wait_until(lambda: set(consumers()) == {"features", "y_true", "y_pred"}, 20, "a consumer on each queue")
+    assert consumers()["features"].startswith("model@")
+    assert consumers()["y_true"].startswith("metrics@")
+
+    def connections():
+        found = node.api("GET", f"/vhosts/{name}/connections")
+        return {c["client_properties"].get("connection_name", "").split("@")[0] for c in found}
+
+    wait_until(lambda: connections() >= {"features", "model", "metrics"}, 20, "three named connections")
+    queues = {q["name"]: q for q in node.api("GET", f"/queues/{name}")}
+    assert set(queues) == {"features", "y_true", "y_pred", "dead_letters"}
+    assert all(q["durable"] and not q["arguments"] for q in queues.values())
+
+
+def test_a_queue_that_is_deleted_is_declared_again_and_nothing_more_is_lost(pipeline):
+    model = pipeline.connected("model")
+    pipeline.channel.queue_delete("features")
+    model.says("a queue was deleted").says("next try in")
+    wait_until(lambda: model.output.count("connected to") == 2, 10, "connected again")
+    pipeline.channel.queue_delete("y_pred")
+    pipeline.publish("features", sample("a", [1]))
+    wait_until(lambda: model.output.count("connected to") == 3, 10, "connected once more")
+    assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 1.0)
+
+
+def test_the_heartbeat_is_there_only_while_the_service_does_its_job(node, pipeline, tmp_path):
+    beat = tmp_path / "heartbeat"
+    metrics = pipeline.connected("metrics", HEARTBEAT_FILE=beat)
+    wait_until(beat.exists, 5, "a heartbeat")
+    pipeline.csv.unlink()
+    pipeline.csv.mkdir()
+    wait_until(lambda: not beat.exists(), 5, "no heartbeat while the CSV cannot be written")
+    pipeline.csv.rmdir()
+    wait_until(beat.exists, 5, "a heartbeat again")
+    metrics.says("all well again")
+
+
+# --- all together -----------------------------------------------------------------------------------
+
+
+def test_the_four_together_write_right_rows_and_draw_them(pipeline):
+    n, noise = 10_000, 0.3
+    plot = pipeline.start("plot", PLOT_INTERVAL=0.5)
+    plot.says("no rows yet")
+    model, metrics = pipeline.connected("model"), pipeline.connected("metrics")
+    assert pipeline.start("features", SAMPLES=n, BATCH_SIZE=10, INTERVAL=0, SEED=5, NOISE=noise).ends() == 0
+    rows = sorted(pipeline.wait_for_rows(n))  # in the order of their making, as the ids sort by time
+
+    random = np.random.default_rng(5)
+    made = [features.generate(random, 10, 10, noise) for _ in range(n // 10)]
+    assert [float(row[1]) for row in rows] == [y for _, y_true in made for y in y_true]
+    assert [float(row[2]) for row in rows] == [float(np.sum(x)) for X, _ in made for x in X]
+    errors = [float(row[3]) for row in rows]
+    assert errors == [abs(float(row[1]) - float(row[2])) for row in rows]
+    # E|noise| of a normal distribution, and the standard deviation of |noise|.
+    expected, deviation = noise * math.sqrt(2 / math.pi), noise * math.sqrt(1 - 2 / math.pi)
+    assert abs(np.mean(errors) - expected) < 3 * deviation / math.sqrt(n)
+
+    plot.says(f"{n} rows, MAE {np.mean(errors):.4f}")
+    for process in (model, metrics, plot):
+        assert process.stop() < 5
+    assert all(pipeline.waiting(queue) == 0 for queue in ("features", "y_true", "y_pred", "dead_letters"))
+
+
+def test_replicas_of_every_service_write_each_row_once(pipeline):
+    for script in ("model", "metrics") * 2:
+        pipeline.connected(script)
+    for process in [pipeline.start("features", SAMPLES=3000, INTERVAL=0, SEED=1) for _ in range(2)]:
+        assert process.ends(60) == 0
+    pipeline.wait_for_rows(6000)
+
+
+def test_kills_of_any_service_and_of_the_broker_lose_and_repeat_nothing(node, pipeline):
+    services = {script: pipeline.connected(script) for script in ("model", "metrics")}
+    source = pipeline.connected("features", SAMPLES=20_000, INTERVAL=0)
+    seen = 0
+
+    def more_rows():
+        return len(pipeline.rows()) > seen
+
+    for victim in ("model", "metrics", "broker", "metrics", "model"):
+        wait_until(more_rows, 30, f"more rows than {seen}")
+        if victim == "broker":
+            node.stop()
+            node.start()
+        else:
+            services[victim].kill()
+            services[victim] = pipeline.start(victim)
+        seen = len(pipeline.rows())
+    assert source.ends(60) == 0
+    pipeline.wait_for_rows(20_000)
+
+
+def test_a_killed_features_leaves_no_row_twice_and_no_pair_unwritten(pipeline):
+    pipeline.connected("model")
+    pipeline.connected("metrics")
+    for _ in range(3):
+        source = pipeline.connected("features", INTERVAL=0).says("samples published")
+        source.kill()
+    wait_until(lambda: not any(map(pipeline.waiting, ("features", "y_true", "y_pred"))), 30, "all is consumed")
+    rows = pipeline.rows()
+    assert len(rows) == len({row[0] for row in rows}) > 0

@@ -1,0 +1,71 @@
+"""Settings: a wrong one stops the script at once with one line and exit code 2; and stopping without a broker."""
+
+import pytest
+
+WRONG = [
+    ("features", "INTERVAL", "soon"),
+    ("features", "INTERVAL", "-1"),
+    ("features", "INTERVAL", "nan"),
+    ("features", "BATCH_SIZE", "0"),
+    ("features", "BATCH_SIZE", "1.5"),
+    ("features", "BATCH_SIZE", "100000"),
+    ("features", "SAMPLES", "-3"),
+    ("features", "N_FEATURES", "0"),
+    ("features", "NOISE", "-0.1"),
+    ("features", "NOISE", "inf"),
+    ("features", "SEED", "abc"),
+    ("features", "RABBITMQ_PORT", "70000"),
+    ("model", "PREFETCH", "0"),
+    ("model", "RABBITMQ_HOST", "a,,b"),
+    ("model", "LOG_LEVEL", "loud"),
+    ("metrics", "PREFETCH", "65536"),
+    ("metrics", "PENDING_TTL", "-1"),
+    ("metrics", "RABBITMQ_URL", "http://localhost"),
+    ("plot", "PLOT_INTERVAL", "0"),
+    ("plot", "LOG_LEVEL", "7"),
+]
+
+
+@pytest.mark.parametrize(("script", "name", "value"), WRONG)
+def test_a_wrong_setting_stops_the_script_with_one_line(without_broker, script, name, value):
+    process = without_broker.start(script, **{name: value})
+    assert process.ends() == 2
+    [line] = process.output.splitlines()
+    assert name in line
+    assert value in line
+    assert "must" in line
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://user:secret@host:port/", "amqp://:secret@/", "amqps://u:secret@h/?heartbeat=x"]
+)
+def test_a_wrong_url_is_refused_without_its_password(without_broker, url):
+    process = without_broker.start("model", RABBITMQ_URL=url)
+    assert process.ends() == 2
+    [line] = process.output.splitlines()
+    assert "RABBITMQ_URL" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("script", ["features", "model", "metrics"])
+def test_without_a_broker_a_script_says_so_once_a_try_and_ends_when_asked(without_broker, script):
+    process = without_broker.start(script).says("next try in 1 s").says("next try in 2 s")
+    assert process.stop() < 5
+    tries = [line for line in process.output.splitlines() if "no connection to RabbitMQ at 127.0.0.1:1" in line]
+    assert "Connection refused" in tries[0]
+    assert len(tries) == len(process.output.splitlines())
+
+
+def test_several_hosts_are_tried_in_turn(without_broker):
+    process = without_broker.start("model", RABBITMQ_HOST="127.0.0.1,localhost")
+    process.says("at 127.0.0.1:1").says("at localhost:1")
+
+
+def test_a_host_that_is_not_known_is_tried_again(without_broker):
+    without_broker.start("model", RABBITMQ_HOST="nowhere.invalid").says("next try in 0.5 s").says("next try in 1 s")
+
+
+def test_plot_draws_without_data_and_ends_when_asked(without_broker):
+    process = without_broker.start("plot").says("no rows yet")
+    assert without_broker.image.read_bytes().startswith(b"\x89PNG")
+    assert process.stop() < 5
