@@ -6,7 +6,7 @@ WORKDIR /app
 # Before the code, so that a change of the code does not install them again. The packages' own tests are a
 # fifth of their size; the byte code is made now because the root file system is read-only later.
 COPY requirements.lock ./
-RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
+RUN pip install --no-cache-dir --ignore-installed --require-hashes -r requirements.lock \
  && find /usr/local/lib -path '*-packages/*' -type d -name tests -prune -exec rm -rf {} +
 
 COPY deploy/entrypoint.sh *.py ./

@@ -210,6 +210,11 @@ class Ledger:
                 )
         return Written(rows, contradictions, row_count, error_sum / row_count if row_count else 0.0)
 
+    def close(self) -> None:
+        if self._db:
+            self._db.close()
+            self._db = None
+
     def unmatched(self) -> Tuple[int, int, float]:
         """How many true values and how many predictions wait, and since when (Unix time) the oldest does."""
         with self._transaction() as db:
@@ -295,8 +300,7 @@ class Ledger:
         """The open state; opened anew when its file was deleted or replaced."""
         if self._db and self._identity == self._identity_now():
             return self._db
-        if self._db:
-            self._db.close()
+        self.close()
         os.makedirs(os.path.dirname(self._state_file) or ".", exist_ok=True)
         db = sqlite3.connect(self._state_file, timeout=BUSY, isolation_level=None)
         self._identity = self._identity_now()
@@ -313,9 +317,7 @@ class Ledger:
 
     def _keep_damaged_state(self) -> None:
         """Put a damaged state out of the way; the next try begins a new one and reads the CSV's ids back."""
-        if self._db:
-            self._db.close()
-        self._db = None
+        self.close()
         if self._identity != self._identity_now():
             return  # another replica was faster
         aside = f"{self._state_file}.damaged-{time.time_ns()}"
@@ -378,6 +380,7 @@ def main() -> None:
     broker.every_second(tidy)
     broker.every_second(progress.flush)
     broker.run()
+    ledger.close()
 
 
 if __name__ == "__main__":

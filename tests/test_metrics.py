@@ -187,7 +187,7 @@ def test_lines_that_are_no_rows_are_left_alone(files):
 def test_without_its_state_the_ids_are_read_back_from_the_csv(files, damage):
     ledger = ledger_of(files)
     ledger.write(both("a"))
-    del ledger
+    ledger.close()
     if damage == "delete":
         for file in files[1].parent.iterdir():
             file.unlink()

@@ -1,0 +1,176 @@
+"""The whole of `docker compose up --build`, in a clone that belongs to this or that user."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Set
+
+import pytest
+from conftest import HEADER, ROOT
+from node import call_api, free_ports, wait_until
+
+SERVICES = ["features", "metrics", "model", "plot", "rabbitmq"]
+V2, V1 = "docker compose", "docker-compose"
+
+
+def works(command: str) -> bool:
+    try:
+        return subprocess.run(command.split(), capture_output=True, timeout=60, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not works("docker info"), reason="no Docker Engine runs here")
+
+
+class Project:
+    """A fresh clone, and Compose in it."""
+
+    def __init__(self, compose: str, folder: Path, env: Dict[str, Any]) -> None:
+        if not works(f"{compose} version"):
+            pytest.skip(f"{compose} is not installed")
+        files = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.split()  # fmt: skip
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, folder / file)
+        self.folder = folder
+        self.csv = folder / "logs" / "metric_log.csv"
+        self.picture = folder / "logs" / "error_distribution.png"
+        amqp, self.ui_port = free_ports(2)
+        self._command = [*compose.split(), "--project-name", f"demo{amqp}"]
+        self._env = {**os.environ, "AMQP_PORT": str(amqp), "UI_PORT": str(self.ui_port), "PLOT_INTERVAL": "1"}
+        self._env.update({name: str(value) for name, value in env.items()})
+
+    def run(self, *arguments: str) -> str:
+        result = subprocess.run(
+            [*self._command, *arguments], cwd=self.folder, env=self._env, capture_output=True, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def inspect(self, service: str, what: str) -> List[str]:
+        """One answer a container of the service, running or not; an empty one where there is nothing to say."""
+        command = [
+            "docker",
+            "ps",
+            "--all",
+            "--quiet",
+            "--filter",
+            f"label=com.docker.compose.project={self._command[-1]}",
+        ]
+        ids = subprocess.check_output([*command, "--filter", f"label=com.docker.compose.service={service}"], text=True)
+        inspect = ["docker", "inspect", "--format", what]
+        return [subprocess.check_output([*inspect, container], text=True).strip() for container in ids.split()]
+
+    def all_healthy(self) -> bool:
+        return all(set(self.inspect(service, "{{.State.Health.Status}}")) == {"healthy"} for service in SERVICES)
+
+    def ids(self) -> List[str]:
+        """The ids in the CSV, in its order."""
+        if not self.csv.exists():
+            return []
+        header, *lines = self.csv.read_text().splitlines()
+        assert header == HEADER
+        return [line.split(",")[0] for line in lines]
+
+    def wait_for_rows(self, more_than: int, seconds: float = 45) -> int:
+        wait_until(lambda: len(self.ids()) > more_than, seconds, f"more rows than {more_than}")
+        ids = self.ids()
+        assert len(set(ids)) == len(ids)
+        return len(ids)
+
+    def owners(self) -> Set[int]:
+        return {file.stat().st_uid for file in (self.csv, self.picture)}
+
+
+@pytest.fixture
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
+    compose, owner, env = request.param
+    project = Project(compose, tmp_path, env)
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.chown(path, owner, owner)
+    project.owner = owner  # type: ignore[attr-defined]
+    try:
+        yield project
+    finally:
+        project.run("down", "--volumes", "--timeout", "5")
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can make clones of other users")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "project",
+    [(V2, 1000, {"PYTHON_VERSION": "3.9", "INTERVAL": 0.2})],
+    ids=["v2-python3.9-uid1000"],
+    indirect=True,
+)
+def test_compose_up_draws_a_picture_and_goes_on_whatever_is_killed(project):
+    project.run("up", "--build", "--detach")
+    begun = time.monotonic()
+    seen = project.wait_for_rows(0)
+    wait_until(lambda: " rows, MAE" in project.run("logs", "plot"), 45, "a histogram")
+    assert time.monotonic() - begun < 45
+    wait_until(project.all_healthy, 45, "every container healthy")
+    assert project.owners() == {project.owner}
+
+    consumers = {consumer["queue"]["name"] for consumer in call_api(project.ui_port, "GET", "/consumers")}
+    assert consumers == {"features", "y_true", "y_pred"}
+    for container in ("features", "model", "metrics", "plot"):
+        status = project.run("exec", "-T", container, "cat", "/proc/1/status")
+        assert re.search(rf"Uid:\t{project.owner}\t{project.owner}\t{project.owner}", status)
+        assert re.search(r"CapEff:\t0+\nCapBnd:\t0+\n", status)
+        assert "NoNewPrivs:\t1" in status
+        assert project.inspect(container, "{{.HostConfig.ReadonlyRootfs}}") == ["true"]
+
+    for service in ("features", "model", "metrics", "plot"):
+        project.run("kill", service)
+        project.run("up", "--detach", service)
+        seen = project.wait_for_rows(seen)
+    project.run("restart", "rabbitmq")
+    seen = project.wait_for_rows(seen)
+
+    begun = time.monotonic()
+    project.run("stop")
+    assert time.monotonic() - begun < 10
+    for service in ("features", "model", "metrics", "plot"):
+        assert project.inspect(service, "{{.State.ExitCode}}") == ["0"]
+    project.run("down")
+    seen = len(project.ids())
+    project.run("up", "--detach")
+    seen = project.wait_for_rows(seen)
+    project.run("stop", "features")
+    wait_until(lambda: queued(project) == 0, 30, "the queues are empty")
+    made = re.findall(r": y_true", project.run("logs", "features"))
+    assert len(project.ids()) >= len(made) > 0
+
+
+def queued(project: Project) -> int:
+    return sum(queue.get("messages", 1) for queue in call_api(project.ui_port, "GET", "/queues"))
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "project",
+    [
+        (V1, 1234, {"PYTHON_VERSION": "3.13", "INTERVAL": 0, "BATCH_SIZE": 5, "SAMPLES": 3000}),
+        (V2, 0, {"PYTHON_VERSION": "3.13", "INTERVAL": 0, "SAMPLES": 3000}),
+    ],
+    ids=["v1-python3.13-uid1234", "v2-python3.13-root"],
+    indirect=True,
+)
+def test_two_replicas_of_each_service_write_each_row_once(project):
+    project.run("up", "--build", "--detach", *[f"--scale={name}=2" for name in ("features", "model", "metrics")])
+    assert project.wait_for_rows(5999) == 6000
+    wait_until(lambda: project.inspect("features", "{{.State.Status}} {{.State.ExitCode}}") == ["exited 0"] * 2, 20, "")
+    wait_until(lambda: "6000 rows, MAE" in project.run("logs", "plot"), 20, "a picture of all rows")
+    assert project.owners() == {project.owner}
+    assert "CapEff:\t0000000000000000" in project.run("exec", "-T", "metrics", "cat", "/proc/1/status")
