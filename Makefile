@@ -4,7 +4,7 @@ up: ## everything in containers
 	docker compose up --build
 
 local: .venv ## the same without Docker: a private RabbitMQ node and the four scripts; Ctrl-C stops all
-	CSV_FILE=logs/metric_log.csv IMG_FILE=logs/error_distribution.png STATE_FILE=.local/metrics.db \
+	@CSV_FILE=logs/metric_log.csv IMG_FILE=logs/error_distribution.png STATE_FILE=.local/metrics.db \
 	PATH=$(CURDIR)/.venv/bin:$(PATH) PYTHONUNBUFFERED=1 \
 	python tests/node.py honcho --procfile deploy/Procfile --app-root . start
 

@@ -224,6 +224,7 @@ class Broker:
     def _on_ready(self, channel: Any) -> None:
         log.info("connected to RabbitMQ at %s", self._where())
         self._channel = channel
+        self._due = max(self._due, time.monotonic())  # what was not made while away is not made up for
         self._published = 0
         while self._outbox:
             self._send(self._outbox.popleft())

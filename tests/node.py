@@ -171,7 +171,8 @@ def main() -> int:
         # Ctrl-C reaches the command too; it ends by itself, then the node is stopped.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: command.terminate())
-        return command.wait()
+        code = command.wait()
+        return 0 if code == 128 + signal.SIGINT else code
     finally:
         node.close()
 
