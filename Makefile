@@ -16,11 +16,11 @@ lint: .venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+LOCK = --universal --python-version 3.9 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
 lock: ## after a change of requirements.txt; needs uv
 	uv pip compile --quiet $(LOCK) requirements.txt -o requirements.lock
 	cd tests && uv pip compile --quiet $(LOCK) requirements.txt -o requirements.lock
-
-LOCK = --universal --python-version 3.9 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 clean: ## all that make has made but logs/
 	rm -rf .venv .local .*_cache .hypothesis __pycache__ tests/__pycache__

@@ -12,6 +12,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tu
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
 
 KEYS = {"id", "body"}
+#: A batch with more bad items than this is set aside whole, lest one message of 16 MB become millions.
+MOST_FAULTS = 10_000
+
 REPEATED_KEY = object()  # stands for a JSON object that gives the same key twice
 SPACE = re.compile(r"[ \t\n\r]*")  # https://www.rfc-editor.org/rfc/rfc8259#section-2
 
@@ -48,7 +51,9 @@ def decode(raw: bytes, check: Callable[[Any], Any]) -> Message:
     items = document if is_batch else [document]
     if not items:
         return Message([], [], {0: "an empty batch"}, False)
-    ids, bodies, faults = [], [], {}
+    ids: List[str] = []
+    bodies: List[Any] = []
+    faults: Dict[int, str] = {}
     for position, item in enumerate(items):
         try:
             if type(item) is not dict or item.keys() != KEYS:
@@ -56,6 +61,8 @@ def decode(raw: bytes, check: Callable[[Any], Any]) -> Message:
             sample_id, body = _id(item["id"]), check(item["body"])
         except Malformed as fault:
             faults[position] = str(fault)
+            if len(faults) > MOST_FAULTS:
+                return Message([], [], {0: f"more than {MOST_FAULTS} bad items, the last: {fault}"}, is_batch)
         else:
             ids.append(sample_id)
             bodies.append(body)

@@ -29,7 +29,7 @@ PENDING_TTL = service.number("PENDING_TTL", 0.0, 0, 1e12)  # forget a half alone
 HEADER = b"id,y_true,y_pred,absolute_error\n"
 LONGEST_LINE = 1024  # bytes; an id of 128 characters and three floats need less
 BUSY = 2.0  # seconds to wait for another replica's transaction
-REPORT_EVERY = 10.0  # seconds between two lines about what is unmatched
+REPORT_EVERY = 5.0  # seconds between two lines about what is unmatched
 FORGET_AT_ONCE = 10_000  # halves, so that forgetting a million holds nothing up
 
 log = logging.getLogger("metrics")

@@ -7,6 +7,7 @@ with the new rows and its memory with nothing.
 """
 
 import csv
+import gc
 import logging
 import os
 import time
@@ -330,6 +331,8 @@ def save(figure: Figure, path: str) -> None:
     try:
         figure.savefig(unfinished, format="png")
         os.replace(unfinished, path)
+        # A figure is a web of references to itself; Python would let dozens pile up, 60 MB, before it looks.
+        gc.collect()
     finally:
         if os.path.exists(unfinished):
             os.unlink(unfinished)

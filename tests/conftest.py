@@ -4,21 +4,58 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import pika
 import pytest
-from node import Node, wait_until
+import trustme
+from node import Node, free_ports, wait_until
 
 ROOT = Path(__file__).parent.parent
 HEADER = "id,y_true,y_pred,absolute_error"
 
 
+class Certificates(NamedTuple):
+    """A certificate authority, and what a broker of that authority needs."""
+
+    authority: Path
+    other_authority: Path
+    port: int
+    settings: str
+
+
 @pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
-    node = Node()
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    trustme.CA().cert_pem.write_to_path(str(folder / "other.pem"))
+    [port] = free_ports(1)
+    settings = f"""
+        listeners.ssl.default = 127.0.0.1:{port}
+        ssl_options.cacertfile = {folder}/authority.pem
+        ssl_options.certfile = {folder}/certificate.pem
+        ssl_options.keyfile = {folder}/key.pem
+        ssl_options.verify = verify_none
+        ssl_options.fail_if_no_peer_cert = false
+    """
+    return Certificates(folder / "authority.pem", folder / "other.pem", port, textwrap.dedent(settings))
+
+
+#: Deliveries not acknowledged for ten seconds close their channel, instead of half an hour, so that whoever
+#: sits on a message anywhere in these tests is found. Looked at every second instead of every minute.
+IMPATIENT = "[{rabbit, [{consumer_timeout, 10000}, {channel_tick_interval, 1000}]}]."
+
+
+@pytest.fixture(scope="session")
+def node(certificates: Certificates) -> Iterator[Node]:
+    node = Node(certificates.settings, IMPATIENT)
     try:
         yield node.start()
     finally:
@@ -28,12 +65,17 @@ def node() -> Iterator[Node]:
 class Process:
     """A running script; what it prints goes to a file."""
 
-    def __init__(self, script: str, env: Dict[str, str], output: Path) -> None:
+    def __init__(self, script: str, arguments: List[str], env: Dict[str, str], output: Path) -> None:
         self.script = script
         self._output = output
         with output.open("wb") as file:
             self.popen = subprocess.Popen(
-                [sys.executable, script], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                [sys.executable, script, *arguments],
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
             )
 
     @property
@@ -73,14 +115,16 @@ class Pipeline:
             "IMG_FILE": str(self.image),
             "STATE_FILE": str(self.state),
             "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(ROOT),
             **env,
         }
         self._processes: List[Process] = []
         self._connection: Any = None
 
-    def start(self, script: str, **env: Any) -> Process:
-        output = self._folder / f"{script}-{len(self._processes)}.log"
-        process = Process(f"{script}.py", {**self._env, **{k: str(v) for k, v in env.items()}}, output)
+    def start(self, script: str, *arguments: str, **env: Any) -> Process:
+        output = self._folder / f"{Path(script).name}-{len(self._processes)}.log"
+        settings = {**self._env, **{name: str(value) for name, value in env.items()}}
+        process = Process(f"{script}.py", list(arguments), settings, output)
         self._processes.append(process)
         return process
 
@@ -90,6 +134,9 @@ class Pipeline:
     def close(self) -> None:
         for process in self._processes:
             process.kill()
+        self.close_client()
+
+    def close_client(self) -> None:
         if self._connection and self._connection.is_open:
             self._connection.close()
 

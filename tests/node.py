@@ -53,7 +53,8 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class Node:
     """A RabbitMQ node with its management UI, reachable on loopback only."""
 
-    def __init__(self, settings: str = "") -> None:
+    def __init__(self, settings: str = "", advanced: str = "[].") -> None:
+        """More `settings` as in rabbitmq.conf, and what only advanced.config takes, as Erlang terms."""
         self.folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
         self.port, self.ui_port, distribution, epmd = free_ports(4)
         (self.folder / "rabbitmq.conf").write_text(
@@ -63,6 +64,7 @@ class Node:
             # The demo must also run on a small disk; the default alarm is meant for servers.
             "disk_free_limit.absolute = 10MB\n" + settings
         )
+        (self.folder / "advanced.config").write_text(advanced)
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         self.name = f"demo{self.port}@localhost"
         self._env = {
@@ -74,7 +76,7 @@ class Node:
             "RABBITMQ_DIST_PORT": str(distribution),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "none.config"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),

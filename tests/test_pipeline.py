@@ -151,11 +151,11 @@ def test_metrics_sets_aside_what_it_cannot_read_and_goes_on(pipeline):
 
 
 def test_what_waits_unmatched_is_told_and_forgotten_when_asked(pipeline):
-    metrics = pipeline.connected("metrics", PENDING_TTL=11)
+    metrics = pipeline.connected("metrics", PENDING_TTL=6)
     pipeline.publish("y_true", [sample("a", 1), sample("b", 1)])
     pipeline.publish("y_pred", sample("c", 1))
     metrics.says("unmatched: 2 true values, 1 predictions")
-    metrics.says("3 halves without a partner for 11 s are forgotten")
+    metrics.says("3 halves without a partner for 6 s are forgotten")
 
 
 def test_metrics_acknowledges_nothing_that_it_cannot_store_and_carries_on_when_it_can(pipeline):
@@ -262,7 +262,7 @@ def test_replicas_of_every_service_write_each_row_once(pipeline):
 
 def test_kills_of_any_service_and_of_the_broker_lose_and_repeat_nothing(node, pipeline):
     services = {script: pipeline.connected(script) for script in ("model", "metrics")}
-    source = pipeline.connected("features", SAMPLES=20_000, INTERVAL=0)
+    source = pipeline.connected("features", SAMPLES=20_000, INTERVAL=0, BATCH_SIZE=5)
     seen = 0
 
     def more_rows():

@@ -1,0 +1,232 @@
+"""Kills, stops, cuts off and starves the services and the broker at full speed, then counts what came through.
+
+    python tests/chaos.py [--seed N] [--seconds 60]
+
+Prints the samples, the faults by kind, the rows, and how many were lost or written twice; exits with 1 when
+any was. Nothing depends on what the services say of themselves: a proxy on the wire between features and
+RabbitMQ notes what features published and what RabbitMQ confirmed.
+"""
+
+import argparse
+import collections
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Set, Tuple
+
+import numpy as np
+from conftest import Pipeline, Process
+from node import Node, wait_until
+from proxy import Proxy, Wire
+
+import messages
+
+SERVICES = {"features": 2, "model": 2, "metrics": 2, "plot": 1}
+DRAIN_WITHIN = 120.0  # seconds for all that is queued in the end to become rows
+
+
+class Replica:
+    """One process of a service, with its own way to the broker; started anew whenever it is killed."""
+
+    def __init__(self, pipeline: Pipeline, proxy: Proxy, service: str, number: int) -> None:
+        self._pipeline = pipeline
+        self.proxy = proxy
+        self.service = service
+        self._settings: Dict[str, Any] = {"RABBITMQ_PORT": proxy.port, "PLOT_INTERVAL": 1}
+        if service == "features":
+            self._settings.update(INTERVAL=0, BATCH_SIZE=(1, 10)[number % 2])
+        self.process = self.start()
+
+    def start(self) -> Process:
+        self.process = self._pipeline.start(self.service, **self._settings)
+        return self.process
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.process.popen.pid}"
+
+
+class Chaos:
+    """The faults, one method a kind; each returns when it is over."""
+
+    def __init__(self, node: Node, replicas: List[Replica], rng: random.Random) -> None:
+        self._node = node
+        self._replicas = replicas
+        self._rng = rng
+        self.count: collections.Counter[str] = collections.Counter()
+
+    def kinds(self) -> Tuple[List[Callable[[], None]], List[int]]:
+        weights = {
+            self.kill_a_service: 12,
+            self.freeze_a_service: 5,
+            self.cut_a_service_off: 5,
+            self.stall_a_service: 4,
+            self.close_all_connections: 4,
+            self.raise_the_memory_alarm: 1,
+            self.restart_the_broker: 1,
+            self.kill_the_broker: 1,
+        }
+        return list(weights), list(weights.values())
+
+    def strike(self) -> None:
+        kinds, weights = self.kinds()
+        [fault] = self._rng.choices(kinds, weights)
+        fault()
+        self.count[fault.__name__.replace("_", " ")] += 1
+
+    def kill_a_service(self) -> None:
+        victim = self._rng.choice(self._replicas)
+        victim.process.kill()
+        victim.start()
+
+    def freeze_a_service(self) -> None:
+        victim = self._rng.choice(self._replicas).process.popen
+        victim.send_signal(signal.SIGSTOP)
+        self._wait(0.2, 3)
+        victim.send_signal(signal.SIGCONT)
+
+    def cut_a_service_off(self) -> None:
+        victim = self._rng.choice(self._replicas).proxy
+        victim.refuse()
+        self._wait(0, 2)
+        victim.heal()
+
+    def stall_a_service(self) -> None:
+        victim = self._rng.choice(self._replicas).proxy
+        victim.stall()
+        self._wait(0.5, 4)
+        if self._rng.random() < 0.5:
+            victim.refuse()  # what was on its way never arrives
+        victim.heal()
+
+    def close_all_connections(self) -> None:
+        for connection in self._node.api("GET", "/connections"):
+            self._node.api("DELETE", f"/connections/{connection['name'].replace(' ', '%20').replace('>', '%3E')}")
+
+    def raise_the_memory_alarm(self) -> None:
+        self._node.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        self._node.ctl("set_vm_memory_high_watermark", "0.6")
+
+    def restart_the_broker(self) -> None:
+        self._node.stop()
+        self._node.start()
+
+    def kill_the_broker(self) -> None:
+        self._node.stop(signal.SIGKILL)
+        self._node.start()
+
+    def _wait(self, low: float, high: float) -> None:
+        time.sleep(self._rng.uniform(low, high))
+
+
+def run(seed: int, seconds: float, folder: Path) -> Tuple[bool, str]:
+    """One run; whether nothing was lost or doubled, and the report."""
+    rng = random.Random(seed)
+    node = Node("collect_statistics_interval = 1000\n")
+    pipeline = Pipeline(node.env, folder)
+    wire = Wire()
+    proxies: List[Proxy] = []
+    try:
+        node.start()
+        replicas = []
+        for service, count in SERVICES.items():
+            for number in range(count):
+                proxies.append(Proxy(node.port, wire if service == "features" else None))
+                replicas.append(Replica(pipeline, proxies[-1], service, number))
+        chaos = Chaos(node, replicas, rng)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            chaos.strike()
+            time.sleep(rng.uniform(0, 0.5))
+        for replica in replicas:
+            if replica.service == "features":
+                replica.process.stop()
+        wait_until(lambda: _all_consumed(node), DRAIN_WITHIN, "every queue is empty")
+        for replica in replicas:
+            if replica.service != "features":
+                replica.process.stop()
+        left = sum(pipeline.waiting(queue) for queue in ("features", "y_true", "y_pred"))
+        assert not left, f"{left} messages are left in the queues"
+        return judge(seed, chaos.count, wire, pipeline, node)
+    finally:
+        pipeline.close()
+        for proxy in proxies:
+            proxy.close()
+        node.close()
+
+
+def _all_consumed(node: Node) -> bool:
+    queues = [queue for queue in node.api("GET", "/queues") if queue["name"] != "dead_letters"]
+    # The statistics lag behind by some seconds: a queue counts as empty when it was idle meanwhile.
+    return len(queues) == 3 and all(
+        queue.get("messages", 1) == 0 and queue.get("messages_details", {}).get("rate", 1) == 0 for queue in queues
+    )
+
+
+def judge(
+    seed: int, faults: "collections.Counter[str]", wire: Wire, pipeline: Pipeline, node: Node
+) -> Tuple[bool, str]:
+    """Compare the CSV with what passed over the wire."""
+    rows = pipeline.rows()
+    written = {row[0]: row[1:] for row in rows}
+    twice = len(rows) - len(written)
+    y_true = decoded(wire.published["y_true"], messages.finite_number)
+    X = decoded(wire.published["features"], messages.finite_numbers)
+    confirmed = set(decoded(wire.confirmed["y_true"], messages.finite_number)) & set(
+        decoded(wire.confirmed["features"], messages.finite_numbers)
+    )
+    lost = confirmed - written.keys()
+    wrong = {
+        sample_id
+        for sample_id, (label, prediction, error) in written.items()
+        if sample_id not in y_true
+        or float(label) != y_true[sample_id]
+        or float(prediction) != float(np.sum(X[sample_id]))
+        or float(error) != abs(float(label) - float(prediction))
+    }
+    waiting = _waiting(pipeline.state)
+    unexplained = waiting & confirmed
+    dead = sum(queue.get("messages", 0) for queue in node.api("GET", "/queues") if queue["name"] == "dead_letters")
+    named = f" ({', '.join(sorted(waiting)[:3])}{', …' if len(waiting) > 3 else ''})" if waiting else ""
+    report = "\n".join(
+        [
+            f"seed {seed}: {len(confirmed)} samples confirmed of {len(X | y_true)} published",
+            f"{sum(faults.values())} faults: " + ", ".join(f"{n} x {kind}" for kind, n in sorted(faults.items())),
+            f"rows {len(rows)}, lost {len(lost)}, twice {twice}, wrong {len(wrong)}, set aside {dead}",
+            f"halves whose partner was never confirmed: {len(waiting)}{named}, unexplained {len(unexplained)}",
+        ]
+    )
+    return not (lost or twice or wrong or dead or unexplained), report
+
+
+def decoded(bodies: Set[bytes], check: Callable[[Any], Any]) -> Dict[str, Any]:
+    """Each sample of these messages by its id."""
+    found: Dict[str, Any] = {}
+    for body in bodies:
+        message = messages.decode(body, check)
+        found.update(zip(message.ids, message.bodies))
+    return found
+
+
+def _waiting(state: Path) -> Set[str]:
+    with sqlite3.connect(state) as db:
+        return {row[0] for row in db.execute("SELECT id FROM samples WHERE y_true IS NULL OR y_pred IS NULL")}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    parser.add_argument("--seconds", type=float, default=60, help="of faults; the end takes up to as long again")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}, {arguments.seconds:g} s of faults", flush=True)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        good, report = run(arguments.seed, arguments.seconds, Path(folder))
+    print(report)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
