@@ -1,4 +1,4 @@
-.PHONY: up local test lint lock clean
+.PHONY: up local test chaos soak audit lint lock clean
 
 up: ## everything in containers
 	docker compose up --build
@@ -10,6 +10,16 @@ local: .venv ## the same without Docker: a private RabbitMQ node and the four sc
 
 test: .venv ## make test ARGS='-k SOME_TEST'
 	.venv/bin/pytest $(ARGS)
+
+chaos: .venv ## kills and cuts at random for a minute, then counts; make chaos ARGS='--seed 7'
+	PYTHONPATH=. .venv/bin/python tests/chaos.py $(ARGS)
+
+soak: .venv ## half an hour at 500 samples/s; does memory stay flat?
+	PYTHONPATH=. .venv/bin/python tests/soak.py $(ARGS)
+
+audit: .venv ## known vulnerabilities of what is installed, and what a security linter finds
+	.venv/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+	.venv/bin/ruff check --select S .
 
 lint: .venv
 	.venv/bin/ruff check .

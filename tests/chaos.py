@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Set, Tuple
 
 import numpy as np
-from conftest import Pipeline, Process
+from conftest import STATISTICS, Pipeline, Process
 from node import Node, wait_until
 from proxy import Proxy, Wire
 
@@ -122,15 +122,13 @@ class Chaos:
         time.sleep(self._rng.uniform(low, high))
 
 
-def run(seed: int, seconds: float, folder: Path) -> Tuple[bool, str]:
-    """One run; whether nothing was lost or doubled, and the report."""
+def run(node: Node, seed: int, seconds: float, folder: Path) -> Tuple[bool, str]:
+    """One run on a node that looks at its queues every second; whether all is well, and the report."""
     rng = random.Random(seed)
-    node = Node("collect_statistics_interval = 1000\n")
     pipeline = Pipeline(node.env, folder)
     wire = Wire()
     proxies: List[Proxy] = []
     try:
-        node.start()
         replicas = []
         for service, count in SERVICES.items():
             for number in range(count):
@@ -155,7 +153,6 @@ def run(seed: int, seconds: float, folder: Path) -> Tuple[bool, str]:
         pipeline.close()
         for proxy in proxies:
             proxy.close()
-        node.close()
 
 
 def _all_consumed(node: Node) -> bool:
@@ -222,8 +219,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of faults; the end takes up to as long again")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {arguments.seconds:g} s of faults", flush=True)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        good, report = run(arguments.seed, arguments.seconds, Path(folder))
+    node = Node(STATISTICS)
+    try:
+        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+            good, report = run(node.start(), arguments.seed, arguments.seconds, Path(folder))
+    finally:
+        node.close()
     print(report)
     return 0 if good else 1
 

@@ -9,10 +9,14 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
+import hypothesis
 import pika
 import pytest
 import trustme
-from node import Node, free_ports, wait_until
+from node import ContainerNode, Node, free_ports, wait_until, works
+
+hypothesis.settings.register_profile("here", deadline=None)  # how long an example takes is no property
+hypothesis.settings.load_profile("here")
 
 ROOT = Path(__file__).parent.parent
 HEADER = "id,y_true,y_pred,absolute_error"
@@ -25,15 +29,18 @@ class Certificates(NamedTuple):
     other_authority: Path
     port: int
     settings: str
+    folder: Path
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     folder = tmp_path_factory.mktemp("certificates")
+    folder.chmod(0o755)  # a container's user reads it too
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(str(folder / "key.pem"))
     issued.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
+    (folder / "key.pem").chmod(0o644)
     authority.cert_pem.write_to_path(str(folder / "authority.pem"))
     trustme.CA().cert_pem.write_to_path(str(folder / "other.pem"))
     [port] = free_ports(1)
@@ -45,7 +52,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         ssl_options.verify = verify_none
         ssl_options.fail_if_no_peer_cert = false
     """
-    return Certificates(folder / "authority.pem", folder / "other.pem", port, textwrap.dedent(settings))
+    return Certificates(folder / "authority.pem", folder / "other.pem", port, textwrap.dedent(settings), folder)
 
 
 #: Deliveries not acknowledged for ten seconds close their channel, instead of half an hour, so that whoever
@@ -53,9 +60,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 IMPATIENT = "[{rabbit, [{consumer_timeout, 10000}, {channel_tick_interval, 1000}]}]."
 
 
-@pytest.fixture(scope="session")
-def node(certificates: Certificates) -> Iterator[Node]:
-    node = Node(certificates.settings, IMPATIENT)
+STATISTICS = "collect_statistics_interval = 1000\n"  # every second, not every five
+
+
+@pytest.fixture(scope="session", params=[Node, ContainerNode], ids=["installed", "container"])
+def node(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Node]:
+    """The RabbitMQ that is installed here (3.10 on Debian 12), and with Docker the image's (4.x)."""
+    if request.param is ContainerNode and not works("docker info"):
+        pytest.skip("no Docker Engine runs here")
+    node = request.param(certificates.settings + STATISTICS, IMPATIENT, [certificates.folder])
     try:
         yield node.start()
     finally:
@@ -150,12 +163,16 @@ class Pipeline:
         assert not lines or lines[0] == HEADER
         return [line.split(",") for line in lines[1:]]
 
-    def wait_for_rows(self, count: int, seconds: float = 60) -> List[List[str]]:
+    def wait_until_rows(self, count: int, seconds: float = 60) -> None:
         wait_until(
             lambda: self.csv.exists() and self.csv.read_bytes().count(b"\n") > count,
             seconds,
             f"{count} rows; there are {len(self.rows())}",
         )
+
+    def wait_for_rows(self, count: int, seconds: float = 60) -> List[List[str]]:
+        """Exactly so many rows, of as many ids."""
+        self.wait_until_rows(count, seconds)
         rows = self.rows()
         assert len(rows) == count
         assert len({row[0] for row in rows}) == count

@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 # Debian's own /usr/sbin/rabbitmq-server changes to the user rabbitmq; the one behind it is the plain one.
 FOLDERS = [Path("/usr/lib/rabbitmq/bin"), *map(Path, os.environ["PATH"].split(os.pathsep))]
@@ -53,14 +53,16 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class Node:
     """A RabbitMQ node with its management UI, reachable on loopback only."""
 
-    def __init__(self, settings: str = "", advanced: str = "[].") -> None:
-        """More `settings` as in rabbitmq.conf, and what only advanced.config takes, as Erlang terms."""
+    def __init__(self, settings: str = "", advanced: str = "[].", files: Sequence[Path] = ()) -> None:
+        """More `settings` as in rabbitmq.conf, what only advanced.config takes, and the files that they name."""
+        self._files = files
         self.folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
+        self.folder.chmod(0o755)
         self.port, self.ui_port, distribution, epmd = free_ports(4)
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.port}\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.ui_port}\n"
-            "log.file.level = info\n"
+            "loopback_users.guest = false\n"
             # The demo must also run on a small disk; the default alarm is meant for servers.
             "disk_free_limit.absolute = 10MB\n" + settings
         )
@@ -140,6 +142,50 @@ class Node:
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """A call of the management API, as the UI itself makes it."""
         return call_api(self.ui_port, method, path, body)
+
+
+class ContainerNode(Node):
+    """The same in a container of an image, on the network of this machine."""
+
+    IMAGE = "rabbitmq:4-management"
+
+    def start(self) -> "Node":
+        container = f"rabbitmq-{self.port}"
+        if self._server:
+            self._server = self._run("docker", "start", "--attach", container)
+        else:
+            own = {name: value for name, value in self._env.items() if name.startswith(("RABBITMQ_", "ERL_"))}
+            for name in ("RABBITMQ_CONF_ENV_FILE", "RABBITMQ_MNESIA_BASE", "RABBITMQ_LOG_BASE", "RABBITMQ_PID_FILE"):
+                del own[name]
+            options = [f"--env={name}={value}" for name, value in own.items()]
+            options += [f"--volume={path}:{path}:ro" for path in (self.folder, *self._files)]
+            options += ["--network=host", f"--name={container}"]
+            self._server = self._run("docker", "run", *options, self.IMAGE)
+        wait_until(self._is_up, 60, f"RabbitMQ node up; docker logs {container}")
+        return self
+
+    def stop(self, sig: int = signal.SIGTERM) -> None:
+        if self._server and self._server.poll() is None:
+            self._docker("kill", f"--signal={signal.Signals(sig).name}", f"rabbitmq-{self.port}")
+            self._server.wait(30)
+
+    def close(self) -> None:
+        self._docker("rm", "--force", "--volumes", f"rabbitmq-{self.port}")
+        super().close()
+
+    def ctl(self, *arguments: str) -> str:
+        return self._docker("exec", f"rabbitmq-{self.port}", "rabbitmqctl", "--quiet", *arguments)
+
+    def _docker(self, *arguments: str) -> str:
+        return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def works(command: str) -> bool:
+    """Whether a command can be run and exits with 0."""
+    try:
+        return subprocess.run(command.split(), capture_output=True, timeout=60, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def call_api(port: int, method: str, path: str, body: Any = None) -> Any:

