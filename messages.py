@@ -33,10 +33,9 @@ class Message(NamedTuple):
     faults: Dict[int, str]  # position in the message -> one plain sentence
     is_batch: bool
 
-    def position(self, index: int) -> int:
-        """Where in the message the good item number `index` stands."""
-        good = (p for p in range(len(self.ids) + len(self.faults)) if p not in self.faults)
-        return next(p for i, p in enumerate(good) if i == index)
+    def positions(self) -> List[int]:
+        """Where in the message its good items stand."""
+        return [position for position in range(len(self.ids) + len(self.faults)) if position not in self.faults]
 
 
 def decode(raw: bytes, check: Callable[[Any], Any]) -> Message:

@@ -8,6 +8,7 @@ has confirmed its answer. Any number of replicas share the work.
 
 import logging
 from functools import partial
+from itertools import islice
 from typing import Any, Callable, Dict, List, Union
 
 import numpy as np
@@ -70,24 +71,20 @@ def main(model: Model = predict) -> None:
 
     def answer(deliveries: List[Delivery]) -> None:
         decoded = [messages.decode(delivery.body, messages.finite_numbers) for delivery in deliveries]
-        y_pred = iter(answers(model, [sample for message in decoded for sample in message.bodies]))
+        found = iter(answers(model, [sample for message in decoded for sample in message.bodies]))
         for delivery, message in zip(deliveries, decoded):
-            faults = dict(message.faults)
-            ids, predictions = [], []
-            for index, sample_id in enumerate(message.ids):
-                prediction = next(y_pred)
-                if isinstance(prediction, str):
-                    faults[message.position(index)] = prediction
-                else:
-                    ids.append(sample_id)
-                    predictions.append(prediction)
-            if ids:
-                body = messages.encode(ids, predictions, message.is_batch)
-                broker.publish("y_pred", body, answers=delivery)
-                progress.add(len(ids), partial("{}: y_pred {:.4f}".format, ids[-1], predictions[-1]))
-            if faults:
-                for piece, reason in messages.offending(delivery.body, message, faults):
-                    broker.set_aside(delivery, piece, reason)
+            mine = list(islice(found, len(message.ids)))
+            good = [(sample_id, y) for sample_id, y in zip(message.ids, mine) if not isinstance(y, str)]
+            if good:
+                ids, y_pred = zip(*good)
+                broker.publish("y_pred", messages.encode(ids, y_pred, message.is_batch), answers=delivery)
+                progress.add(len(ids), partial("{}: y_pred {:.4f}".format, ids[-1], y_pred[-1]))
+            faults = message.faults
+            if len(good) < len(mine):
+                failed = zip(message.positions(), mine)
+                faults = {**faults, **{position: y for position, y in failed if isinstance(y, str)}}
+            for piece, reason in messages.offending(delivery.body, message, faults):
+                broker.set_aside(delivery, piece, reason)
 
     broker.consume(["features"], answer, PREFETCH)
     broker.every_second(progress.flush)

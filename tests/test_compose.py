@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -124,6 +125,13 @@ def test_compose_up_draws_a_picture_and_goes_on_whatever_is_killed(project):
         assert "NoNewPrivs:\t1" in status
         assert project.inspect(container, "{{.HostConfig.ReadonlyRootfs}}") == ["true"]
 
+    with socket.create_connection(("127.0.0.1", project.ui_port), 5):
+        pass
+    others = subprocess.check_output(["hostname", "--all-ip-addresses"], text=True).split()
+    for address in [address for address in others if ":" not in address]:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address, project.ui_port), 5)
+
     for service in ("features", "model", "metrics", "plot"):
         project.run("kill", service)
         project.run("up", "--detach", service)
@@ -161,9 +169,13 @@ def queued(project: Project) -> int:
     indirect=True,
 )
 def test_two_replicas_of_each_service_write_each_row_once(project):
+    (project.folder / ".env").write_text("RABBITMQ_USER=demo\nRABBITMQ_PASSWORD=hunter2\n")
     project.run("up", "--build", "--detach", *[f"--scale={name}=2" for name in ("features", "model", "metrics")])
     assert project.wait_for_rows(5999) == 6000
     wait_until(lambda: project.inspect("features", "{{.State.Status}} {{.State.ExitCode}}") == ["exited 0"] * 2, 20, "")
     wait_until(lambda: "6000 rows, MAE" in project.run("logs", "plot"), 20, "a picture of all rows")
     assert project.owners() == {project.owner}
+    logs = project.run("logs")
+    assert "connected to RabbitMQ" in logs
+    assert "hunter2" not in logs
     assert "CapEff:\t0000000000000000" in project.run("exec", "-T", "metrics", "cat", "/proc/1/status")

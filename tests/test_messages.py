@@ -105,7 +105,7 @@ def test_of_a_batch_only_the_bad_items_are_set_aside_each_byte_for_byte():
     raw = b' [ {"id":"a","body":1} , ' + bad[0] + b" ,\n" + bad[1] + b"," + bad[2] + b',{"id":"c","body":3}] '
     message = messages.decode(raw, messages.finite_number)
     assert (message.ids, message.bodies) == (["a", "c"], [1.0, 3.0])
-    assert [message.position(i) for i in range(2)] == [0, 4]
+    assert message.positions() == [0, 4]
     pieces = list(messages.offending(raw, message, message.faults))
     assert [piece for piece, _ in pieces] == bad
     assert [reason.split(":")[0] for _, reason in pieces] == [f"item {n} of the batch" for n in (2, 3, 4)]
