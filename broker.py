@@ -16,7 +16,7 @@ import socket
 import time
 from collections import OrderedDict, deque
 from functools import partial
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
 from urllib.parse import urlsplit
 
@@ -48,6 +48,11 @@ HEARTBEAT = 30
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries to connect, growing from one to the other
 RETRY = 1.0  # seconds until a handler that raised NotNow is called again
 FINISH_WITHIN = 3.0  # seconds that a stop waits for confirms
+
+#: Bytes that may wait to be confirmed, whatever the number of messages, and that a handler is given at once:
+#: a message may have 16 MiB.
+IN_FLIGHT = 16 * 1024 * 1024
+PORTION = 1024 * 1024
 
 
 def hosts() -> List[pika.connection.Parameters]:
@@ -126,13 +131,15 @@ class Broker:
         self._blocked = False
         self._why_closed = ""  # where we closed the connection ourselves
         self._pause = FIRST_PAUSE
-        self._trouble = service.Trouble()
-        self._stopping = False
+        self._handler_trouble, self._chore_trouble = service.Trouble(), service.Trouble()
+        self._stopping = False  # nothing new is begun
+        self._closing = False  # nothing is left to do but to say goodbye
 
         self._consumed: Sequence[str] = ()
         self._handle: Callable[[List[Delivery]], None] = lambda deliveries: None
         self._prefetch = 1
         self._arrived: List[Delivery] = []  # not handled yet
+        self._handling: Any = None  # the timer for the handler
         self._in_hand: Dict[int, int] = OrderedDict()  # delivery tag -> what its acknowledgement waits for
 
         self._make: Callable[[], bool] = lambda: True
@@ -143,6 +150,7 @@ class Broker:
         self._all_made = False
         self._published = 0  # on this channel, as its confirms count them
         self._unconfirmed: Dict[int, Message] = OrderedDict()  # by that count
+        self._unconfirmed_bytes = 0
         self._outbox: Deque[Message] = deque()  # to be published as soon as there is a channel
         self._chores: List[Callable[[], None]] = []
 
@@ -160,9 +168,9 @@ class Broker:
     def produce(self, make: Callable[[], bool], interval: float, window: int) -> None:
         """Have `make` called to publish a message's worth, every `interval` seconds (0 = at full speed).
 
-        It isn't called while `window` messages wait to be confirmed, while RabbitMQ blocks publishers,
-        or without a connection. It returns whether there is more; after the last, `run` returns when
-        all is confirmed.
+        It isn't called while `window` messages or 16 MiB wait to be confirmed, while RabbitMQ blocks
+        publishers, or without a connection. It returns whether there is more; after the last, `run`
+        returns when all is confirmed.
         """
         self._make, self._interval, self._window = make, interval, window
 
@@ -187,12 +195,16 @@ class Broker:
         headers = {"x-service": self._name, "x-queue": delivery.queue, "x-reason": reason}
         self.publish(DEAD_LETTERS, body, delivery, headers)
 
-    def run(self) -> None:
-        """Work until a stop is requested or all is produced; what was begun is finished first."""
+    def run(self) -> int:
+        """Work until a stop is requested or all is produced; what was begun is finished first.
+
+        Returns how many messages of the service's own could not be confirmed in time.
+        """
         self._connect()
         self._tick()
         self._do_chores()
         self._loop.start()
+        return len(self._own_unconfirmed()) + len(self._outbox)
 
     # --- connecting: open, declare, consume; and again ------------------------------------------------
 
@@ -213,7 +225,7 @@ class Broker:
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(lambda _: self._start_again("a queue was deleted"))
+        channel.add_on_cancel_callback(lambda _: self._start_again("a queue was deleted or moved"))
         channel.add_on_return_callback(lambda *_: self._start_again("a queue was deleted"))
         channel.confirm_delivery(self._on_confirm)
         for queue in self._queues:
@@ -222,13 +234,15 @@ class Broker:
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _: self._on_ready(channel))
 
     def _on_ready(self, channel: Any) -> None:
+        if not channel.is_open:
+            return
         log.info("connected to RabbitMQ at %s", self._where())
         self._channel = channel
         self._due = max(self._due, time.monotonic())  # what was not made while away is not made up for
         self._published = 0
         while self._outbox:
             self._send(self._outbox.popleft())
-        for queue in self._consumed:
+        for queue in [] if self._stopping else self._consumed:
             channel.basic_consume(queue, partial(self._on_message, queue), consumer_tag=f"{self._client}:{queue}")
         self._produce()
 
@@ -247,7 +261,7 @@ class Broker:
         self._forget_channel()
         self._connection = None
         self._blocked = False
-        if self._stopping:
+        if self._closing:
             self._loop.stop()
             return
         reason, self._why_closed = self._why_closed or _cause(error), ""
@@ -259,11 +273,15 @@ class Broker:
     def _forget_channel(self) -> None:
         self._channel = None
         self._arrived.clear()
+        self._cancel_handling()
         self._in_hand.clear()
         # What answers a delivery is made again when RabbitMQ delivers that again.
-        own = [message for message in self._unconfirmed.values() if message.answers is None]
-        self._outbox.extendleft(reversed(own))
+        self._outbox.extendleft(reversed(self._own_unconfirmed()))
         self._unconfirmed.clear()
+        self._unconfirmed_bytes = 0
+
+    def _own_unconfirmed(self) -> List[Message]:
+        return [message for message in self._unconfirmed.values() if message.answers is None]
 
     def _where(self) -> str:
         return f"{self._hosts[0].host}:{self._hosts[0].port}"
@@ -282,6 +300,7 @@ class Broker:
     def _send(self, message: Message) -> None:
         self._published += 1
         self._unconfirmed[self._published] = message
+        self._unconfirmed_bytes += len(message.body)
         if message.answers is not None:
             self._in_hand[message.answers] += 1
         properties = pika.BasicProperties(
@@ -296,7 +315,7 @@ class Broker:
         self._channel.basic_publish("", message.queue, message.body, properties, mandatory=True)
 
     def _on_confirm(self, frame: Any) -> None:
-        if not self._channel:
+        if not self._channel or self._closing:
             return  # of a channel that was given up: its messages are published again
         if isinstance(frame.method, pika.spec.Basic.Nack):
             self._start_again("RabbitMQ refused a message")
@@ -304,9 +323,10 @@ class Broker:
         newest = frame.method.delivery_tag
         several = frame.method.multiple
         for number in list(takewhile(lambda n: n <= newest, self._unconfirmed)) if several else [newest]:
-            answered = self._unconfirmed.pop(number).answers
-            if answered is not None:
-                self._in_hand[answered] -= 1
+            message = self._unconfirmed.pop(number)
+            self._unconfirmed_bytes -= len(message.body)
+            if message.answers is not None:
+                self._in_hand[message.answers] -= 1
         self._pause = FIRST_PAUSE
         self._acknowledge()
         self._produce()
@@ -314,24 +334,37 @@ class Broker:
     # --- consuming, handling, acknowledging -----------------------------------------------------------
 
     def _on_message(self, queue: str, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-        if self._stopping or not self._channel:
+        if not self._channel or self._stopping:
             return  # RabbitMQ puts it back when the connection closes
         self._in_hand[method.delivery_tag] = 1  # for the handler
         self._arrived.append(Delivery(method.delivery_tag, queue, body))
-        if len(self._arrived) == 1:
-            # Once the socket is read empty: what arrived together is handled together, and nothing waits.
-            self._loop.call_later(0, self._handle_arrived)
+        # Once the socket is read: what arrived together is handled together, and nothing waits.
+        self._handle_in(0)
+
+    def _handle_in(self, seconds: float) -> None:
+        if not self._handling:
+            self._handling = self._loop.call_later(seconds, self._handle_arrived)
+
+    def _cancel_handling(self) -> None:
+        if self._handling:
+            self._loop.remove_timeout(self._handling)
+            self._handling = None
 
     def _handle_arrived(self) -> None:
-        if not self._arrived or self._stopping:
+        self._handling = None
+        if self._stopping:
             return
-        if not self._attempt(lambda: self._handle(self._arrived)):
-            self._loop.call_later(RETRY, self._handle_arrived)
+        size = accumulate(len(delivery.body) for delivery in self._arrived)
+        portion = self._arrived[: 1 + sum(1 for _ in takewhile(lambda total: total < PORTION, size))]
+        if not self._attempt(partial(self._handle, portion), self._handler_trouble):
+            self._handle_in(RETRY)
             return
-        self._trouble.over()
-        for delivery in self._arrived:
+        self._handler_trouble.over()
+        for delivery in portion:
             self._in_hand[delivery.tag] -= 1
-        self._arrived = []
+        del self._arrived[: len(portion)]
+        if self._arrived:
+            self._handle_in(0)
         self._pause = FIRST_PAUSE
         self._acknowledge()
 
@@ -343,11 +376,11 @@ class Broker:
                 del self._in_hand[tag]
             self._channel.basic_ack(done[-1], multiple=True)
 
-    def _attempt(self, work: Callable[[], None]) -> bool:
+    def _attempt(self, work: Callable[[], None], trouble: service.Trouble) -> bool:
         try:
             work()
         except NotNow as error:
-            self._trouble.is_(str(error))
+            trouble.is_(str(error))
             return False
         return True
 
@@ -367,19 +400,20 @@ class Broker:
         self._close_when_done()
 
     def _may_produce(self) -> bool:
-        free = bool(self._channel) and not self._blocked and len(self._unconfirmed) < self._window
-        return free and not self._all_made and not self._stopping
+        free = len(self._unconfirmed) < self._window and self._unconfirmed_bytes < IN_FLIGHT
+        return free and bool(self._channel) and not (self._blocked or self._all_made or self._stopping)
 
     # --- the clock: chores, the heartbeat, a stop -----------------------------------------------------
 
     def _do_chores(self) -> None:
-        succeeded = [self._attempt(chore) for chore in self._chores]
+        succeeded = [self._attempt(chore, self._chore_trouble) for chore in self._chores]
         if all(succeeded):
-            self._trouble.over()
+            self._chore_trouble.over()
         self._loop.call_later(1.0, self._do_chores)
 
     def _tick(self) -> None:
-        service.beat(bool(self._channel) and not self._blocked and not self._trouble.reason)
+        trouble = self._blocked or self._handler_trouble.reason or self._chore_trouble.reason
+        service.beat(bool(self._channel) and not trouble)
         if service.stop.requested and not self._stopping:
             self._stopping = True
             self._loop.call_later(FINISH_WITHIN, self._close)
@@ -387,12 +421,13 @@ class Broker:
         self._loop.call_later(service.TICK, self._tick)
 
     def _close_when_done(self) -> None:
-        waiting = self._unconfirmed or (self._outbox and not self._stopping)
-        if (self._stopping or self._all_made) and not waiting:
+        if (self._stopping or self._all_made) and not self._unconfirmed and not self._outbox:
             self._close()
 
     def _close(self) -> None:
-        self._stopping = True
+        if self._closing:
+            return
+        self._stopping = self._closing = True
         if self._connection and self._connection.is_open:
             self._connection.close()  # behind the acknowledgements, then _on_closed
             self._loop.call_later(0.5, self._loop.stop)  # a broker that blocks us does not answer

@@ -83,8 +83,10 @@ def main(seed: Optional[int] = SEED) -> None:
 
     broker.produce(publish_a_message, INTERVAL, WINDOW)
     broker.every_second(progress.flush)
-    broker.run()
-    if SAMPLES and not left:
+    unconfirmed = broker.run()
+    if unconfirmed:
+        log.warning("%d messages were not confirmed before the stop", unconfirmed)
+    elif SAMPLES and not left:
         log.info("all %d samples published and confirmed", SAMPLES)
 
 

@@ -72,6 +72,12 @@ def csv_line(row: Row) -> str:
     return f"{sample_id},{y_true!r},{y_pred!r},{abs(y_true - y_pred)!r}\n"
 
 
+def finite_error(row: Row) -> float:
+    """A row's share of the mean error; none where two finite values lie further apart than a float can tell."""
+    error = abs(row[1] - row[2])
+    return error if math.isfinite(error) else 0.0
+
+
 def parse_line(line: bytes) -> Optional[Row]:
     """The row that a line of the CSV holds, None where it holds none."""
     try:
@@ -132,9 +138,13 @@ class Csv:
     def append(self, data: bytes) -> None:
         """Add `data` at the end; it is on disk when this returns."""
         rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
-        os.fsync(self._fd)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, self.length)  # all or nothing, where the disk lets us
+            raise
         self.length += len(data)
 
     def cut(self, length: int) -> None:
@@ -160,6 +170,8 @@ class Csv:
             log.warning("%s did not start with the header %s: kept as %s", self._path, HEADER.decode().strip(), aside)
             self.close()
             self.__init__(self._path)  # type: ignore[misc]
+        elif first and not first.endswith(b"\n"):
+            self.append(b"\n")
         if not self.length:
             self.append(HEADER)
             _sync_folder(self._path)
@@ -181,8 +193,8 @@ class Ledger:
     synced before the commit: after a crash in between, the CSV is longer than the state says, and what
     it holds beyond that length is taken as written.
 
-    Every method raises NotNow where the disk, the files or another replica don't let it; nothing has
-    changed then.
+    Every method raises NotNow where the disk, the files or another replica don't let it. The state has not
+    changed then; rows that reached the CSV all the same are taken as written by the next call.
     """
 
     def __init__(self, csv_file: str, state_file: str) -> None:
@@ -203,7 +215,7 @@ class Ledger:
             if rows:
                 csv.append("".join(map(csv_line, rows)).encode())
                 row_count += len(rows)
-                error_sum += sum(abs(y_true - y_pred) for _, y_true, y_pred in rows)
+                error_sum += sum(map(finite_error, rows))
             if csv.length != recorded:
                 db.execute(
                     "UPDATE csv SET length = ?, row_count = ?, error_sum = ?", (csv.length, row_count, error_sum)
@@ -247,24 +259,27 @@ class Ledger:
     ) -> Tuple[int, float]:
         """Take what the CSV holds beyond the recorded length as written; all of it where it was edited.
 
-        A last line that was torn by a crash is cut off. Returns the rows in the file and their sum of errors.
+        A last line that was torn by a crash is cut off; one that a user left without its newline gets it.
+        Returns the number of rows in the file and the sum of their errors.
         """
         if recorded and csv.length > recorded and csv.starts_a_line(recorded):
             start = recorded
         else:
             start, row_count, error_sum = 0, 0, 0.0
             csv.begin_with_header()
+        edited = recorded and not start
         end, last = start, HEADER
 
         def rows() -> Iterator[Tuple[str, float, float, float]]:
             nonlocal end, last, row_count, error_sum
             for last in csv.lines(start):
                 row = parse_line(last)
-                if row and (last.endswith(b"\n") or csv_line(row).encode() == last + b"\n"):
+                whole = edited or last.endswith(b"\n") or len(last) == LONGEST_LINE
+                if row and (whole or csv_line(row).encode() == last + b"\n"):
                     row_count += 1
-                    error_sum += abs(row[1] - row[2])
+                    error_sum += finite_error(row)
                     yield (*row, now)
-                elif not last.endswith(b"\n") and len(last) < LONGEST_LINE:
+                elif not whole:
                     return
                 end += len(last)
 

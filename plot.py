@@ -10,6 +10,7 @@ import csv
 import gc
 import logging
 import os
+import socket
 import time
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
@@ -182,10 +183,10 @@ class Reader:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._start_over((0, 0))
+        self._file: Optional[BinaryIO] = None
+        self._start_over()
 
-    def _start_over(self, identity: Tuple[int, int]) -> None:
-        self._identity = identity
+    def _start_over(self) -> None:
         self._offset = 0  # of the first byte not read yet
         self.errors = Errors()
         self.last_change = 0.0  # Unix time
@@ -193,18 +194,31 @@ class Reader:
 
     def poll(self, seconds: float = 1.0) -> bool:
         """Fold in what is new, for about so long; whether anything changed. OSError: it cannot be read."""
-        before = self._identity, self._offset
+        anew = self._follow()
+        before = self._offset
+        if self._file:
+            self.last_change = os.fstat(self._file.fileno()).st_mtime
+            self._fold_new_lines(self._file, time.monotonic() + seconds)
+        return anew or before != self._offset
+
+    def _follow(self) -> bool:
+        """Have the file open that now has the name; whether what was read of it counts no more."""
+        # It stays open between polls: a file deleted and made anew cannot have the same identity then.
         try:
-            with open(self._path, "rb") as file:
-                status = os.fstat(file.fileno())
-                identity = status.st_dev, status.st_ino
-                if identity != self._identity or status.st_size < self._offset:
-                    self._start_over(identity)
-                self.last_change = status.st_mtime
-                self._fold_new_lines(file, time.monotonic() + seconds)
+            status: Optional[os.stat_result] = os.stat(self._path)
         except FileNotFoundError:
-            self._start_over((0, 0))
-        return before != (self._identity, self._offset)
+            status = None
+        if status and self._file:
+            same = os.path.samestat(status, os.fstat(self._file.fileno()))
+            if same and status.st_size >= self._offset:
+                return False
+        if not status and not self._file:
+            return False
+        if self._file:
+            self._file.close()
+        self._file = open(self._path, "rb") if status else None  # noqa: SIM115
+        self._start_over()
+        return True
 
     def _fold_new_lines(self, file: BinaryIO, deadline: float) -> None:
         self.behind = True
@@ -305,8 +319,9 @@ def _draw_course(axes: Any, errors: Errors) -> None:
         x = starts + 1
         axes.set_xlabel("row", size=16)
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    means = np.minimum(means, 1e300)  # matplotlib draws no larger numbers
     axes.plot(x, means, color=MEAN, linewidth=2, marker="o" if len(x) < 30 else "", markersize=5)
-    axes.axhline(errors.mae, color=MEAN, linestyle="--", linewidth=1)
+    axes.axhline(min(errors.mae, 1e300), color=MEAN, linestyle="--", linewidth=1)
     axes.set_ylim(0, max(1.15 * means.max(), 1e-300))
     axes.set_title("MAE over time", size=16, loc="left")
     axes.set_ylabel("MAE", size=16)
@@ -316,18 +331,19 @@ def sample_time(sample_id: str) -> Optional[datetime]:
     """The UTC time that an id tells: features' own ids, or a Unix time in seconds; else None."""
     try:
         if sample_id[8:9] == "T":
-            return datetime.strptime(sample_id[:22], "%Y%m%dT%H%M%S.%f").replace(tzinfo=timezone.utc)
-        seconds = float(sample_id)
-        return datetime.fromtimestamp(seconds, timezone.utc) if 1e9 <= seconds < 4e9 else None
-    except ValueError:
+            time = datetime.strptime(sample_id[:22], "%Y%m%dT%H%M%S.%f").replace(tzinfo=timezone.utc)
+        else:
+            time = datetime.fromtimestamp(float(sample_id), timezone.utc)
+    except (ValueError, OverflowError, OSError):
         return None
+    return time if 2000 <= time.year < 2100 else None  # else it only looks like one
 
 
 def save(figure: Figure, path: str) -> None:
     """Write the picture as PNG; whoever opens `path` meanwhile sees the old one or the new one, whole."""
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
-    unfinished = os.path.join(folder, f".{name}.unfinished")
+    unfinished = os.path.join(folder, f".{name}.{socket.gethostname()}-{os.getpid()}")
     try:
         figure.savefig(unfinished, format="png")
         os.replace(unfinished, path)

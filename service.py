@@ -107,9 +107,14 @@ def start(name: str) -> None:
 
 def _request_stop(*_: Any) -> None:
     stop.requested = True
-    cut_off = threading.Timer(STOP_WITHIN, os._exit, [0])
-    cut_off.daemon = True
-    cut_off.start()
+    timer = threading.Timer(STOP_WITHIN, _cut_off)
+    timer.daemon = True
+    timer.start()
+
+
+def _cut_off() -> None:
+    log.warning("cut off after %g s: what was in hand comes again", STOP_WITHIN)
+    os._exit(0)
 
 
 def beat(well: bool) -> None:

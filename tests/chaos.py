@@ -172,9 +172,7 @@ def judge(
     twice = len(rows) - len(written)
     y_true = decoded(wire.published["y_true"], messages.finite_number)
     X = decoded(wire.published["features"], messages.finite_numbers)
-    confirmed = set(decoded(wire.confirmed["y_true"], messages.finite_number)) & set(
-        decoded(wire.confirmed["features"], messages.finite_numbers)
-    )
+    confirmed = wire.confirmed_ids("y_true") & wire.confirmed_ids("features")
     lost = confirmed - written.keys()
     wrong = {
         sample_id

@@ -107,6 +107,7 @@ class Process:
         begun = time.monotonic()
         self.popen.terminate()
         assert self.ends() == 0, self.output
+        assert "cut off" not in self.output
         return time.monotonic() - begun
 
     def kill(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import json
 import threading
 from typing import Dict, List, Optional, Set, Tuple
 
@@ -16,6 +17,13 @@ class Wire:
     def __init__(self) -> None:
         self.published: Dict[str, Set[bytes]] = collections.defaultdict(set)
         self.confirmed: Dict[str, Set[bytes]] = collections.defaultdict(set)
+
+    def confirmed_ids(self, queue: str) -> Set[str]:
+        """The ids in the messages to a queue that RabbitMQ confirmed."""
+        documents = [json.loads(body) for body in self.confirmed[queue]]
+        return {
+            item["id"] for document in documents for item in (document if isinstance(document, list) else [document])
+        }
 
     def tap(self) -> "Tap":
         return Tap(self)
@@ -114,8 +122,13 @@ class Proxy:
 
     def close(self) -> None:
         self.refuse()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._end)
         self._thread.join(10)
+
+    def _end(self) -> None:
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.call_soon(self._loop.call_soon, self._loop.stop)  # after they have unwound
 
     def _drop(self) -> None:
         for link in self._links:

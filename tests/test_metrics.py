@@ -165,6 +165,27 @@ def test_a_shortened_csv_keeps_the_rows_that_the_user_left(files):
     assert rows_in(files[0]) == ["b", "d"]
 
 
+def test_a_row_that_a_user_left_without_its_newline_is_kept_however_it_is_written(files):
+    ledger = ledger_of(files)
+    ledger.write([*both("a"), *both("b"), *both("c")])
+    files[0].write_text(HEADER + "a,1,0.5,0.5\nb,1,.5,0.5")
+    ledger.write(both("d"))
+    assert rows_in(files[0]) == ["a", "b", "d"]
+
+
+def test_a_header_without_its_newline_is_completed(files):
+    files[0].parent.mkdir()
+    files[0].write_text(HEADER.rstrip())
+    ledger_of(files).write(both("a"))
+    assert rows_in(files[0]) == ["a"]
+
+
+def test_an_error_too_large_for_a_float_has_its_row_and_spoils_no_mean(files):
+    written = ledger_of(files).write([*both("a"), *both("b", 1.7e308, -1.7e308)])
+    assert files[0].read_text().splitlines()[-1] == "b,1.7e+308,-1.7e+308,inf"
+    assert written.mae == 0.25
+
+
 def test_a_file_without_the_header_is_kept_under_another_name(files):
     files[0].parent.mkdir()
     files[0].write_text("my notes\n")
