@@ -1,4 +1,4 @@
-.PHONY: up local test chaos soak audit lint lock clean
+.PHONY: up local test bench chaos soak audit lint lock clean
 
 up: ## everything in containers
 	docker compose up --build
@@ -10,6 +10,9 @@ local: .venv ## the same without Docker: a private RabbitMQ node and the four sc
 
 test: .venv ## make test ARGS='-k SOME_TEST'
 	.venv/bin/pytest $(ARGS)
+
+bench: .venv ## samples a second and milliseconds, beside the code that circulates; about ten minutes
+	PYTHONPATH=. .venv/bin/python tests/bench.py $(ARGS)
 
 chaos: .venv ## kills and cuts at random for a minute, then counts; make chaos ARGS='--seed 7'
 	PYTHONPATH=. .venv/bin/python tests/chaos.py $(ARGS)

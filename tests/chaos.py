@@ -216,6 +216,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--seconds", type=float, default=60, help="of faults; the end takes up to as long again")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and nothing is left running
     print(f"seed {arguments.seed}, {arguments.seconds:g} s of faults", flush=True)
     node = Node(STATISTICS)
     try:

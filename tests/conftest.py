@@ -184,15 +184,20 @@ class Pipeline:
     @property
     def channel(self) -> Any:
         if not self._connection or not self._connection.is_open:
-            env = self._env
-            self._connection = pika.BlockingConnection(
-                pika.ConnectionParameters(
-                    env["RABBITMQ_HOST"], int(env["RABBITMQ_PORT"]), env.get("RABBITMQ_VHOST", "/"), heartbeat=0
-                )
+            self.connect()
+        return self._channel
+
+    def connect(self, durable: bool = True) -> Any:
+        """A channel of a new connection, on which the queues are declared."""
+        env = self._env
+        self._connection = pika.BlockingConnection(
+            pika.ConnectionParameters(
+                env["RABBITMQ_HOST"], int(env["RABBITMQ_PORT"]), env.get("RABBITMQ_VHOST", "/"), heartbeat=0
             )
-            self._channel = self._connection.channel()
-            for queue in ("features", "y_true", "y_pred", "dead_letters"):
-                self._channel.queue_declare(queue, durable=True)
+        )
+        self._channel = self._connection.channel()
+        for queue in ("features", "y_true", "y_pred", "dead_letters"):
+            self._channel.queue_declare(queue, durable=durable)
         return self._channel
 
     def publish(self, queue: str, message: Any) -> None:

@@ -8,6 +8,7 @@ lines it logged; exits with 1 when memory grew by more than 5 % or files by any 
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -77,6 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     minutes = parser.parse_args().minutes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and nothing is left running
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         return 0 if run(minutes, Path(folder)) else 1
 

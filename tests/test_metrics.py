@@ -254,6 +254,15 @@ def test_while_another_replica_writes_a_transaction_waits_or_says_so(files, monk
     assert rows_in(files[0]) == ["a"]
 
 
+def test_many_unmatched_halves_survive_a_restart_and_find_their_partners(files):
+    ids = [f"id{number}" for number in range(100_000)]
+    ledger_of(files).write([(sample_id, "y_true", 1.0) for sample_id in ids])
+    assert ledger_of(files).unmatched()[:2] == (100_000, 0)
+    ledger_of(files).write([(sample_id, "y_pred", 1.0) for sample_id in reversed(ids)])
+    assert ledger_of(files).unmatched()[:2] == (0, 0)
+    assert rows_in(files[0]) == ids[::-1]
+
+
 def test_halves_older_than_asked_are_forgotten_and_written_ids_are_not(files):
     ledger = ledger_of(files)
     ledger.write([*both("a"), both("b")[0], both("c")[1]])

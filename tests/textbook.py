@@ -1,0 +1,125 @@
+"""The demo as it circulates in course repositories, to measure against; not an example to follow.
+
+    python tests/textbook.py features|model|metrics|plot
+
+One blocking connection kept open, transient queues, automatic acknowledgement, no confirms, a join in a
+dictionary, the CSV opened for every row and read whole for every picture. With SAFE=1 it is what people write when
+that loses data: durable queues, a confirm awaited for each message, an acknowledgement for each, flush and fsync
+for each row. Settings as the scripts' own.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any, Dict
+
+import numpy as np
+import pika
+
+SAFE = os.environ.get("SAFE") == "1"
+SAMPLES = int(os.environ.get("SAMPLES", "0"))
+INTERVAL = float(os.environ.get("INTERVAL", "0"))
+CSV_FILE = os.environ.get("CSV_FILE", "metric_log.csv")
+IMG_FILE = os.environ.get("IMG_FILE", "error_distribution.png")
+
+
+def connect() -> Any:
+    parameters = pika.ConnectionParameters(
+        os.environ["RABBITMQ_HOST"], int(os.environ["RABBITMQ_PORT"]), os.environ.get("RABBITMQ_VHOST", "/")
+    )
+    channel = pika.BlockingConnection(parameters).channel()
+    for queue in ("features", "y_true", "y_pred"):
+        channel.queue_declare(queue=queue, durable=SAFE)
+    if SAFE:
+        channel.confirm_delivery()
+    print("connected to RabbitMQ", flush=True)
+    return channel
+
+
+def publish(channel: Any, queue: str, message: Dict[str, Any]) -> None:
+    properties = pika.BasicProperties(delivery_mode=2) if SAFE else None
+    channel.basic_publish(exchange="", routing_key=queue, body=json.dumps(message), properties=properties)
+
+
+def features() -> None:
+    channel = connect()
+    made = 0
+    while not SAMPLES or made < SAMPLES:
+        X = np.random.normal(size=10)
+        message_id = time.time()
+        publish(channel, "y_true", {"id": message_id, "body": X.sum() + np.random.normal(0, 0.1)})
+        publish(channel, "features", {"id": message_id, "body": list(X)})
+        made += 1
+        time.sleep(INTERVAL)
+    channel.connection.close()
+
+
+def consume(channel: Any, handlers: Dict[str, Any]) -> None:
+    for queue, handle in handlers.items():
+
+        def callback(ch: Any, method: Any, _properties: Any, body: bytes, handle: Any = handle) -> None:
+            handle(json.loads(body))
+            if SAFE:
+                ch.basic_ack(method.delivery_tag)
+
+        channel.basic_consume(queue=queue, on_message_callback=callback, auto_ack=not SAFE)
+    channel.start_consuming()
+
+
+def model() -> None:
+    channel = connect()
+
+    def predict(message: Dict[str, Any]) -> None:
+        y_pred = np.array(message["body"]).reshape(1, -1).sum(axis=1)[0]
+        publish(channel, "y_pred", {"id": message["id"], "body": float(y_pred)})
+
+    consume(channel, {"features": predict})
+
+
+def metrics() -> None:
+    channel = connect()
+    seen: Dict[str, Dict[float, float]] = {"y_true": {}, "y_pred": {}}
+    with open(CSV_FILE, "w") as file:
+        file.write("id,y_true,y_pred,absolute_error\n")
+
+    def store(column: str, other: str, message: Dict[str, Any]) -> None:
+        message_id = message["id"]
+        seen[column][message_id] = message["body"]
+        if message_id in seen[other]:
+            y_true, y_pred = seen["y_true"].pop(message_id), seen["y_pred"].pop(message_id)
+            with open(CSV_FILE, "a") as file:
+                file.write(f"{message_id},{y_true},{y_pred},{abs(y_true - y_pred)}\n")
+                if SAFE:
+                    file.flush()
+                    os.fsync(file.fileno())
+
+    consume(
+        channel,
+        {"y_true": lambda m: store("y_true", "y_pred", m), "y_pred": lambda m: store("y_pred", "y_true", m)},
+    )
+
+
+def plot() -> None:
+    while True:
+        draw()
+        time.sleep(10)
+
+
+def draw() -> None:
+    import matplotlib  # noqa: PLC0415  # only this one of the four needs it
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import pandas as pd  # noqa: PLC0415
+
+    if os.path.exists(CSV_FILE):
+        table = pd.read_csv(CSV_FILE)
+        plt.figure()
+        plt.hist(table["absolute_error"], bins=30)
+        plt.savefig(IMG_FILE)
+        plt.close()
+
+
+if __name__ == "__main__":
+    {"features": features, "model": model, "metrics": metrics, "plot": plot}[sys.argv[1]]()
