@@ -47,7 +47,7 @@ HEARTBEAT = 30
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries to connect, growing from one to the other
 RETRY = 1.0  # seconds until a handler that raised NotNow is called again
-FINISH_WITHIN = 3.0  # seconds that a stop waits for confirms
+FINISH_WITHIN = 2.5  # seconds that a stop waits for confirms, and where need be for a connection
 
 #: Bytes that may wait to be confirmed, whatever the number of messages, and that a handler is given at once:
 #: a message may have 16 MiB.

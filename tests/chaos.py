@@ -15,6 +15,9 @@ import sqlite3
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.parse
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Set, Tuple
 
@@ -104,7 +107,11 @@ class Chaos:
 
     def close_all_connections(self) -> None:
         for connection in self._node.api("GET", "/connections"):
-            self._node.api("DELETE", f"/connections/{connection['name'].replace(' ', '%20').replace('>', '%3E')}")
+            try:
+                self._node.api("DELETE", f"/connections/{urllib.parse.quote(connection['name'])}")
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.NOT_FOUND:  # it has ended meanwhile
+                    raise
 
     def raise_the_memory_alarm(self) -> None:
         self._node.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
@@ -141,7 +148,7 @@ def run(node: Node, seed: int, seconds: float, folder: Path) -> Tuple[bool, str]
             time.sleep(rng.uniform(0, 0.5))
         for replica in replicas:
             if replica.service == "features":
-                replica.process.stop()
+                replica.process.stop(clean=False)  # it may just be without a connection
         wait_until(lambda: _all_consumed(node), DRAIN_WITHIN, "every queue is empty")
         for replica in replicas:
             if replica.service != "features":
