@@ -436,9 +436,12 @@ class Broker:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost of pika's nested errors, in words."""
-    nested = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args]
-    for inner in reversed(nested):
+    """The innermost of pika's nested errors, in words; several where a host's addresses fail for several reasons."""
+    tries = getattr(error, "exceptions", ())
+    if tries:
+        return "; ".join(dict.fromkeys(map(_cause, tries)))
+    nested = [getattr(error, "exception", None), *error.args]
+    for inner in nested:
         if isinstance(inner, BaseException):
             return _cause(inner)
     return getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__

@@ -96,7 +96,10 @@ class Process:
         return self._output.read_text()
 
     def says(self, text: str, seconds: float = 20) -> "Process":
-        wait_until(lambda: text in self.output, seconds, f"{self.script} says {text!r}; it said:\n{self.output}")
+        try:
+            wait_until(lambda: text in self.output, seconds, f"{self.script} says {text!r}")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it said:\n{self.output}") from None
         return self
 
     def ends(self, seconds: float = 20) -> int:
