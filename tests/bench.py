@@ -8,6 +8,7 @@ textbook.py), and the ratio that is aimed at. Run it on an otherwise idle machin
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -25,6 +26,7 @@ from node import Node, wait_until
 
 import features
 import messages
+from metrics import Ledger
 from plot import sample_time
 
 OURS, TEXTBOOK, SAFE = "ours", "textbook", "made safe"
@@ -181,6 +183,39 @@ def memory(bench: Bench, service: str) -> float:
     raise AssertionError
 
 
+def join(waiting: int) -> Tuple[float, float]:
+    """Pairs a second that metrics' ledger joins while so many halves wait unmatched, and the MB that these cost."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        ledger = Ledger(f"{folder}/log.csv", f"{folder}/metrics.db")
+        ids = features.Ids()
+        before = resident()
+        for _ in range(waiting // 5000):
+            ledger.write([(sample_id, "y_true", 1.0) for sample_id in ids.take(5000)])
+        cost = resident() - before
+        pairs = ids.take(50_000)
+        begun = time.perf_counter()
+        for start_at in range(0, len(pairs), 500):
+            some = pairs[start_at : start_at + 500]
+            ledger.write([(sample_id, "y_true", 1.5) for sample_id in some])
+            ledger.write([(sample_id, "y_pred", 1.25) for sample_id in some])
+        rate = len(pairs) / (time.perf_counter() - begun)
+        ledger.close()
+        return rate, cost
+
+
+def join_rate(waiting: int) -> float:
+    return join(waiting)[0]
+
+
+def join_memory(waiting: int) -> float:
+    return join(waiting)[1]
+
+
+def resident() -> float:
+    """Resident MB of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def measurements(bench: Bench) -> Iterator[Tuple[str, str, str, Mapping[str, Callable[[], float]]]]:
     """Every line of the table: its name, unit and aim, and what measures each kind once."""
     samples = {OURS: 20_000, TEXTBOOK: 6_000, SAFE: 2_000}
@@ -197,6 +232,14 @@ def measurements(bench: Bench) -> Iterator[Tuple[str, str, str, Mapping[str, Cal
     for name, quantile, aim in (("median", 0.5, "10 ms"), ("p99", 0.99, "50 ms")):
         by = {kind: partial(latency, bench, kind, 1000, quantile) for kind in samples}
         yield f"latency at 100/s, {name}", "ms", f"under {aim}, less than made safe", by
+    for waiting in (0, 1_000_000):
+        yield (
+            f"join, {waiting:,} waiting",
+            "pairs/s",
+            "within 20 % of none waiting",
+            {OURS: partial(join_rate, waiting)},
+        )
+    yield "join, memory of 1,000,000", "MB", "under 50 MB", {OURS: partial(join_memory, 1_000_000)}
     for service, limit in (("features", 48), ("model", 48), ("metrics", 40), ("plot", 130)):
         yield f"memory, {service}", "MB", f"under {limit} MB", {OURS: partial(memory, bench, service)}
         yield f"start, {service}", "s", "under 0.7 s", {OURS: partial(seconds_to_start, bench, service)}
