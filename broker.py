@@ -274,6 +274,7 @@ class Broker:
         self._channel = None
         self._arrived.clear()
         self._cancel_handling()
+        self._handler_trouble = service.Trouble()  # it was about deliveries that are gone
         self._in_hand.clear()
         # What answers a delivery is made again when RabbitMQ delivers that again.
         self._outbox.extendleft(reversed(self._own_unconfirmed()))

@@ -336,9 +336,12 @@ class Ledger:
         if self._identity != self._identity_now():
             return  # another replica was faster
         aside = f"{self._state_file}.damaged-{time.time_ns()}"
-        for suffix in ("-wal", "-shm", ""):
-            if os.path.exists(self._state_file + suffix):
-                os.rename(self._state_file + suffix, aside + suffix)
+        try:
+            for suffix in ("-wal", "-shm", ""):
+                if os.path.exists(self._state_file + suffix):
+                    os.rename(self._state_file + suffix, aside + suffix)
+        except OSError as error:
+            raise NotNow(f"the state {self._state_file} is damaged and cannot be put aside: {error}") from error
         log.error("the state %s is damaged: kept as %s; what waited unmatched in it is lost", self._state_file, aside)
 
 

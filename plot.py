@@ -166,6 +166,7 @@ def parse(lines: bytes) -> Tuple[np.ndarray, np.ndarray, int]:
             keep_default_na=False,
             quoting=csv.QUOTE_NONE,  # a stray quote swallows no lines
             on_bad_lines="skip",
+            index_col=False,  # else a first line with a field too many shifts all columns
             encoding_errors="replace",
         )
 
@@ -216,8 +217,10 @@ class Reader:
             return False
         if self._file:
             self._file.close()
-        self._file = open(self._path, "rb") if status else None  # noqa: SIM115
+            self._file = None
         self._start_over()
+        if status:
+            self._file = open(self._path, "rb")  # noqa: SIM115
         return True
 
     def _fold_new_lines(self, file: BinaryIO, deadline: float) -> None:
