@@ -189,6 +189,7 @@ class Reader:
 
     def _start_over(self) -> None:
         self._offset = 0  # of the first byte not read yet
+        self._tail = b""  # the last bytes before that
         self.errors = Errors()
         self.last_change = 0.0  # Unix time
         self.behind = False  # there was more than one poll could read
@@ -204,24 +205,28 @@ class Reader:
 
     def _follow(self) -> bool:
         """Have the file open that now has the name; whether what was read of it counts no more."""
-        # It stays open between polls: a file deleted and made anew cannot have the same identity then.
         try:
-            status: Optional[os.stat_result] = os.stat(self._path)
+            found: Optional[BinaryIO] = open(self._path, "rb")  # noqa: SIM115
         except FileNotFoundError:
-            status = None
-        if status and self._file:
-            same = os.path.samestat(status, os.fstat(self._file.fileno()))
-            if same and status.st_size >= self._offset:
-                return False
-        if not status and not self._file:
+            found = None
+        if self._file and found and self._goes_on(self._file, found):
+            found.close()
             return False
+        if not self._file and not found:
+            return False
+        # The old one stays open until now: a file deleted and made anew cannot have its identity.
         if self._file:
             self._file.close()
-            self._file = None
+        self._file = found
         self._start_over()
-        if status:
-            self._file = open(self._path, "rb")  # noqa: SIM115
         return True
+
+    def _goes_on(self, known: BinaryIO, found: BinaryIO) -> bool:
+        status = os.fstat(found.fileno())
+        if not os.path.samestat(status, os.fstat(known.fileno())) or status.st_size < self._offset:
+            return False
+        found.seek(self._offset - len(self._tail))
+        return found.read(len(self._tail)) == self._tail  # else it was emptied, and has grown since
 
     def _fold_new_lines(self, file: BinaryIO, deadline: float) -> None:
         self.behind = True
@@ -233,10 +238,11 @@ class Reader:
                 end = CHUNK  # such a line is no row of ours, and is not to fill the memory
             lines = chunk[:end]
             if not self._offset and lines.startswith(b"id,"):
-                lines = lines[lines.index(b"\n") + 1 :]
+                lines = lines.partition(b"\n")[2]
             if lines:
                 self.errors.fold(lines)
             self._offset += end
+            self._tail = chunk[max(0, end - 64) : end] or self._tail
             if len(chunk) < CHUNK:
                 self.behind = False
                 return
@@ -295,7 +301,7 @@ def _draw_histogram(axes: Any, errors: Errors) -> None:
     beyond = errors.count - int(counts.sum())
     if beyond:
         axes.plot([], [], " ", label=f"{beyond:,} beyond, up to {errors.largest:.4g}")
-    axes.legend(fontsize=16, loc="upper right", framealpha=0.85, edgecolor="none")
+    axes.legend(fontsize=16, loc="best", framealpha=0.85, edgecolor="none")
     axes.set_title("Distribution of the absolute error", size=22, loc="left")
     axes.set_xlabel("absolute error  |y_true − y_pred|", size=16)
     axes.set_ylabel("rows", size=16)
