@@ -7,6 +7,7 @@ there for its other half for weeks. An id gets at most one row, whatever is kill
 replicas share the state and the CSV.
 """
 
+import fcntl
 import json
 import logging
 import math
@@ -174,14 +175,16 @@ class Csv:
             self.append(b"\n")
         if not self.length:
             self.append(HEADER)
-            _sync_folder(self._path)
+            with _folder(self._path) as folder:
+                os.fsync(folder)  # makes the name of a new file as durable as what is in it (fsync(2))
 
 
-def _sync_folder(path: str) -> None:
-    """Make the name of a new file as durable as what is in it (fsync(2))."""
+@contextmanager
+def _folder(path: str) -> Iterator[int]:
+    """The folder that a file is in, open."""
     folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
-        os.fsync(folder)
+        yield folder
     finally:
         os.close(folder)
 
@@ -317,8 +320,10 @@ class Ledger:
             return self._db
         self.close()
         os.makedirs(os.path.dirname(self._state_file) or ".", exist_ok=True)
-        db = sqlite3.connect(self._state_file, timeout=BUSY, isolation_level=None)
+        with open(self._state_file, "ab"):
+            pass  # so that there is one to identify; before it is opened, lest another one is judged by its faults
         self._identity = self._identity_now()
+        db = sqlite3.connect(self._state_file, timeout=BUSY, isolation_level=None)
         db.executescript(SCHEMA)
         self._db = db
         return db
@@ -333,13 +338,15 @@ class Ledger:
     def _keep_damaged_state(self) -> None:
         """Put a damaged state out of the way; the next try begins a new one and reads the CSV's ids back."""
         self.close()
-        if self._identity != self._identity_now():
-            return  # another replica was faster
         aside = f"{self._state_file}.damaged-{time.time_ns()}"
         try:
-            for suffix in ("-wal", "-shm", ""):
-                if os.path.exists(self._state_file + suffix):
-                    os.rename(self._state_file + suffix, aside + suffix)
+            with _folder(self._state_file) as folder:
+                fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed: replicas look and rename in turn
+                if self._identity != self._identity_now():
+                    return  # another one was faster
+                for suffix in ("-wal", "-shm", ""):
+                    if os.path.exists(self._state_file + suffix):
+                        os.rename(self._state_file + suffix, aside + suffix)
         except OSError as error:
             raise NotNow(f"the state {self._state_file} is damaged and cannot be put aside: {error}") from error
         log.error("the state %s is damaged: kept as %s; what waited unmatched in it is lost", self._state_file, aside)

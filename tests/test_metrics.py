@@ -2,7 +2,9 @@
 
 import contextlib
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Dict, List, Tuple
 
 import pytest
@@ -221,6 +223,27 @@ def test_without_its_state_the_ids_are_read_back_from_the_csv(files, damage):
         assert list(files[1].parent.glob("metrics.db.damaged-*"))
     ledger.write([*both("a"), *both("b")])
     assert rows_in(files[0]) == ["a", "b"]
+
+
+def test_replicas_that_find_a_damaged_state_at_the_same_time_put_it_aside_once(files):
+    ledger = ledger_of(files)
+    ledger.write(both("a"))
+    ledger.close()
+    files[1].write_bytes(b"this is not a database" * 1000)
+    ledgers, together = [Ledger(str(files[0]), str(files[1])) for _ in range(8)], Barrier(8)
+
+    def write(number: int) -> None:
+        together.wait()
+        for _ in range(100):
+            with contextlib.suppress(NotNow):
+                ledgers[number].write(both(f"b{number}"))
+                break
+        ledgers[number].close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert len(list(files[1].parent.glob("*.damaged-*"))) == 1
+    assert sorted(rows_in(files[0])) == ["a", *(f"b{number}" for number in range(8))]
 
 
 def test_a_state_deleted_under_a_running_process_is_begun_again(files):
