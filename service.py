@@ -4,6 +4,7 @@ Each script calls `start(NAME)` first, looks at `stop.requested` now and then, a
 every `TICK` seconds, so that a container's health check can see whether it does its job.
 """
 
+import gc
 import logging
 import math
 import os
@@ -102,6 +103,10 @@ def start(name: str) -> None:
     )
     signal.signal(signal.SIGTERM, _request_stop)
     signal.signal(signal.SIGINT, _request_stop)
+    # What messages are read into comes and goes by the thousand and holds no cycles; to look for cycles as often
+    # as Python does by default costs 8 % of the pipeline's samples a second.
+    gc.freeze()
+    gc.set_threshold(50_000)
     log.debug("%s starts as process %d", name, os.getpid())
 
 
