@@ -17,8 +17,7 @@ import messages
 import service
 from broker import Broker, Delivery
 
-# Deliveries in hand: enough that the broker never waits for us at one sample a message.
-PREFETCH = service.whole("PREFETCH", 500, 1, 65535)
+PREFETCH = service.whole("PREFETCH", 2000, 1, 65535)  # deliveries in hand, at most; fewer where the model is slow
 
 log = logging.getLogger("model")
 

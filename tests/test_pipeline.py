@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import resource
 import time
 from pathlib import Path
 
@@ -99,6 +100,20 @@ def test_the_model_sets_aside_what_it_cannot_read_and_goes_on(pipeline):
     assert pipeline.waiting("features") == 0
 
 
+def test_a_slow_model_has_little_in_hand_and_a_fast_one_much(node, pipeline):
+    n = 3000
+    for number in range(n):
+        pipeline.publish("features", sample(f"s{number}", [1.0]))
+    slow = pipeline.start("tests/slow_model").says("connected to")  # 20 ms a sample
+    wait_until(lambda: pipeline.waiting("y_pred") > 50, 20, "it has found its pace")
+    in_hand = n - pipeline.waiting("features") - pipeline.waiting("y_pred")
+    assert in_hand < 50  # about 250 ms of work
+    assert slow.stop() < 5
+    pipeline.start("model").says("connected to")
+    wait_until(lambda: pipeline.waiting("y_pred") == n, 20, "all is answered once")
+    wait_until(lambda: [c["prefetch_count"] > 100 for c in node.api("GET", "/consumers")] == [True], 20, "a full hand")
+
+
 # --- metrics ----------------------------------------------------------------------------------------
 
 
@@ -187,6 +202,32 @@ def test_a_stop_under_load_finishes_what_was_begun(pipeline):
     assert source.ends() == 0
     # What was answered is acknowledged, and what was not is back: nothing is done twice.
     wait_until(lambda: pipeline.waiting("features") + pipeline.waiting("y_pred") == n, 10, "all is accounted for")
+
+
+def test_a_stop_between_two_tries_to_connect_makes_one_more_and_loses_nothing(node, pipeline):
+    proxy = Proxy(node.port)
+    try:
+        process = pipeline.start("features", SAMPLES=100_000, INTERVAL=0, RABBITMQ_PORT=proxy.port)
+        wait_until(lambda: pipeline.waiting("features") > 1000, 20, "features is at work")
+        proxy.refuse()
+        process.says("next try in 5 s", 40)
+        proxy.heal()
+        assert process.stop() < 5
+        assert "not confirmed" not in process.output
+        assert process.output.count("connected to RabbitMQ") == 2
+    finally:
+        proxy.close()
+
+
+def test_a_socket_that_cannot_be_made_is_waited_for_like_a_broker(node, pipeline, vhost):
+    model = pipeline.connected("model")
+    pid = model.popen.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))  # no more than it has
+    node.ctl("close_all_connections", "--vhost", vhost["RABBITMQ_VHOST"], "a test")
+    model.says("Too many open files); next try")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    wait_until(lambda: model.output.count("connected to RabbitMQ") == 2, 20, f"the model is back; {model.output}")
 
 
 def test_features_says_what_was_not_confirmed_when_it_is_stopped_while_blocked(node, pipeline):
