@@ -354,7 +354,8 @@ def save(figure: Figure, path: str) -> None:
     os.makedirs(folder or ".", exist_ok=True)
     unfinished = os.path.join(folder, f".{name}.{socket.gethostname()}-{os.getpid()}")
     try:
-        figure.savefig(unfinished, format="png")
+        # Packed as tightly as by default, it takes half as long again, and is a tenth smaller.
+        figure.savefig(unfinished, format="png", pil_kwargs={"compress_level": 1})
         os.replace(unfinished, path)
         # A figure is a web of references to itself; Python would let dozens pile up, 60 MB, before it looks.
         gc.collect()

@@ -1,35 +1,59 @@
 """Measures the pipeline beside the code that circulates, on one private broker in one run.
 
-    python tests/bench.py [--runs 5] [--only NAME ...] [--json FILE]
+    python tests/bench.py [--runs 5] [--only PART ...] [--json FILE] [--png FILE]
 
 Prints a table: each figure's median over the runs, its ratio to *textbook* and to *textbook made safe* (see
-textbook.py), and the ratio that is aimed at. Run it on an otherwise idle machine: it uses all of it.
+textbook.py), and what is aimed at. Run it on an otherwise idle machine: it uses all of it, for an hour.
 """
 
 import argparse
 import json
 import os
 import re
+import shutil
+import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from datetime import datetime, timezone
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
-from conftest import Pipeline, Process
-from node import Node, wait_until
+from conftest import ROOT, Pipeline, Process
+from matplotlib.figure import Figure
+from node import Node, free_ports, wait_until, works
 
 import features
 import messages
-from metrics import Ledger
+from metrics import Ledger, csv_line
 from plot import sample_time
 
 OURS, TEXTBOOK, SAFE = "ours", "textbook", "made safe"
+BLOCK = 50_000  # rows that are new to a poll of plot
+
+
+class Aim(NamedTuple):
+    """Our median is to be at least, or at most, `factor` times what it is compared with."""
+
+    factor: float
+    than: str = ""  # another kind, the name of another line, or "" for the bare number
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        return f"{'at most' if self.at_most else 'at least'} {self.factor:,g}{' x ' * bool(self.than)}{self.than}"
+
+
+def at_least(factor: float, than: str = "") -> Aim:
+    return Aim(factor, than)
+
+
+def at_most(factor: float, than: str = "") -> Aim:
+    return Aim(factor, than, at_most=True)
 
 
 class Line(NamedTuple):
@@ -37,8 +61,10 @@ class Line(NamedTuple):
 
     name: str
     unit: str
-    aim: str
-    values: Dict[str, List[float]]  # of each run, by whose code it is
+    aims: Sequence[Aim] = ()
+
+
+Values = Dict[str, List[float]]  # by whose code it is, of each run
 
 
 class Bench:
@@ -131,8 +157,8 @@ def model_stage(bench: Bench, kind: str, samples: int) -> float:
         bench.end(pipeline)
 
 
-def latency(bench: Bench, kind: str, samples: int, quantile: float) -> float:
-    """Milliseconds from a sample's making to its row, at 100 samples a second: this quantile of them."""
+def latency(bench: Bench, kind: str, samples: int) -> Tuple[float, float]:
+    """Milliseconds from a sample's making to its row, at 100 samples a second: the median and the 99th percentile."""
     pipeline = bench.pipeline()
     try:
         for service in ("metrics", "model"):
@@ -140,7 +166,7 @@ def latency(bench: Bench, kind: str, samples: int, quantile: float) -> float:
         start(pipeline, kind, "features", INTERVAL=0.01)
         rows = (line.split(",") for line in follow(pipeline.csv) if not line.startswith("id,"))
         found = [1000 * (time.time() - first_publish(row)) for row in islice(rows, samples)]
-        return float(np.quantile(found, quantile))
+        return float(np.quantile(found, 0.5)), float(np.quantile(found, 0.99))
     finally:
         bench.end(pipeline)
 
@@ -161,26 +187,53 @@ def follow(csv: Path) -> Iterator[str]:
                 rest = ""
 
 
-def running(bench: Bench, service: str) -> Iterator[Process]:
-    """A service that is connected, or for plot has drawn, and has nothing to do."""
+def scaling(bench: Bench, replicas: int) -> Tuple[float, float]:
+    """Samples a second with so many replicas of a model of 20 ms, and the largest share of one, of a fair share."""
     pipeline = bench.pipeline()
     try:
-        yield pipeline.start(service, INTERVAL=60).says("no rows yet" if service == "plot" else "connected to")
+        channel = pipeline.connect()
+        models = [pipeline.start("tests/slow_model") for _ in range(replicas)]
+        for process in models:
+            process.says("connected to RabbitMQ")
+        samples = 200 * replicas
+        begun = time.monotonic()
+        for number in range(samples):
+            channel.basic_publish("", "features", messages.encode([f"s{number}"], [[1.0] * 10], is_batch=False))
+        wait_until(
+            lambda: channel.queue_declare("y_pred", passive=True).method.message_count >= samples, 100, "all answers"
+        )
+        rate = samples / (time.monotonic() - begun)
+        for process in models:
+            process.stop()
+        shares = [int(re.findall(r"answered (\d+)", process.output)[0]) for process in models]
+        return rate, max(shares) * replicas / samples
     finally:
         bench.end(pipeline)
 
 
-def seconds_to_start(bench: Bench, service: str) -> float:
-    begun = time.monotonic()
-    return next(time.monotonic() - begun for _ in running(bench, service))
-
-
-def memory(bench: Bench, service: str) -> float:
-    """Resident MB of a service that has just started."""
-    for process in running(bench, service):
+def service_cost(bench: Bench, service: str) -> Tuple[float, float]:
+    """Seconds until a service is connected, or for plot has drawn, and its resident MB then."""
+    pipeline = bench.pipeline()
+    try:
+        begun = time.monotonic()
+        process = pipeline.start(service, INTERVAL=60).says("no rows yet" if service == "plot" else "connected to")
+        seconds = time.monotonic() - begun
         status = Path(f"/proc/{process.popen.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1000
-    raise AssertionError
+        return seconds, int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1000
+    finally:
+        bench.end(pipeline)
+
+
+def plot_cost(block: Path, kind: str, rows: int) -> Sequence[float]:
+    """CPU seconds to read a CSV, then BLOCK new rows of it, and to draw them; most resident MB after the first."""
+    command = [sys.executable, "tests/plot_cost.py", kind, str(block), str(rows // BLOCK)]
+    found = json.loads(subprocess.check_output(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}))
+    return [found[what] for what in ("first", "poll", "picture", "peak")]
+
+
+def some_rows() -> List[Tuple[str, float, float]]:
+    y_true, noise = np.random.default_rng(1).standard_normal((2, BLOCK))
+    return list(zip(features.Ids().take(BLOCK), y_true.tolist(), (y_true + 0.1 * noise).tolist()))
 
 
 def join(waiting: int) -> Tuple[float, float]:
@@ -192,23 +245,41 @@ def join(waiting: int) -> Tuple[float, float]:
         for _ in range(waiting // 5000):
             ledger.write([(sample_id, "y_true", 1.0) for sample_id in ids.take(5000)])
         cost = resident() - before
-        pairs = ids.take(50_000)
-        begun = time.perf_counter()
-        for start_at in range(0, len(pairs), 500):
-            some = pairs[start_at : start_at + 500]
-            ledger.write([(sample_id, "y_true", 1.5) for sample_id in some])
-            ledger.write([(sample_id, "y_pred", 1.25) for sample_id in some])
-        rate = len(pairs) / (time.perf_counter() - begun)
+        rate = join_rate(ledger)
         ledger.close()
         return rate, cost
 
 
-def join_rate(waiting: int) -> float:
-    return join(waiting)[0]
+@lru_cache
+def ledger_with(folder: Path, written: int) -> Ledger:
+    """A ledger that has written so many rows, as its state knows; they are not in its CSV."""
+    state = folder / f"{written}.db"
+    ledger = Ledger(str(folder / f"{written}.csv"), str(state))
+    ledger.write([])
+    ids = features.Ids()
+    with sqlite3.connect(state) as db:
+        for _ in range(0, written, BLOCK):
+            db.executemany(
+                "INSERT INTO samples VALUES (?, 1.5, 1.25, 0)", ((sample_id,) for sample_id in ids.take(BLOCK))
+            )
+        db.execute("UPDATE csv SET row_count = ?", (written,))
+    return ledger
 
 
-def join_memory(waiting: int) -> float:
-    return join(waiting)[1]
+def join_on_top_of(folder: Path, written: int) -> float:
+    return join_rate(ledger_with(folder, written))
+
+
+def join_rate(ledger: Ledger) -> float:
+    """Pairs a second of a ledger, 500 halves at a time, the two of a pair in neighbouring transactions."""
+    os.sync()  # what made the ledger is not to be paid for here
+    pairs = features.Ids().take(50_000)
+    begun = time.perf_counter()
+    for start_at in range(0, len(pairs), 500):
+        some = pairs[start_at : start_at + 500]
+        ledger.write([(sample_id, "y_true", 1.5) for sample_id in some])
+        ledger.write([(sample_id, "y_pred", 1.25) for sample_id in some])
+    return len(pairs) / (time.perf_counter() - begun)
 
 
 def resident() -> float:
@@ -216,72 +287,181 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measurements(bench: Bench) -> Iterator[Tuple[str, str, str, Mapping[str, Callable[[], float]]]]:
-    """Every line of the table: its name, unit and aim, and what measures each kind once."""
+def compose_up(folder: Path) -> Tuple[float, float]:
+    """MB of the image, and seconds from `docker compose up`, the image built, to the first row."""
+    clone = folder / "clone"
+    shutil.rmtree(clone, ignore_errors=True)
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    amqp, ui = free_ports(2)
+    env = {**os.environ, "AMQP_PORT": str(amqp), "UI_PORT": str(ui)}
+    compose = partial(subprocess.run, cwd=clone, env=env, check=True, capture_output=True)
+    command = ["docker", "compose", "--project-name", f"bench{amqp}"]
+    compose([*command, "build"])
+    try:
+        begun = time.monotonic()
+        compose([*command, "up", "--detach"])
+        wait_for_lines(clone / "logs" / "metric_log.csv", 2)
+        seconds = time.monotonic() - begun
+        image = subprocess.check_output([*command, "images", "--quiet", "model"], cwd=clone, env=env, text=True).strip()
+        size = int(subprocess.check_output(["docker", "image", "inspect", "--format", "{{.Size}}", image], text=True))
+        return size / 1e6, seconds
+    finally:
+        compose([*command, "down", "--volumes", "--timeout", "5"])
+
+
+Measure = Callable[[], Sequence[float]]
+
+
+def single(measure: Callable[[], float]) -> Measure:
+    return lambda: (measure(),)
+
+
+def measurements(bench: Bench, folder: Path) -> Iterator[Tuple[Sequence[Line], Mapping[str, Measure]]]:
+    """The lines of the table, and what measures them together, once, for each kind."""
     samples = {OURS: 20_000, TEXTBOOK: 6_000, SAFE: 2_000}
     yield (
-        "end to end, batch 1", "samples/s", "1.8 x textbook, 8 x made safe",
-        {kind: partial(end_to_end, bench, kind, n, 1) for kind, n in samples.items()},
-    )  # fmt: skip
-    for batch, n, aim in ((10, 50_000, "10 x"), (100, 300_000, "25 x, 60,000/s"), (1000, 300_000, "")):
-        one_by_one = partial(end_to_end, bench, TEXTBOOK, samples[TEXTBOOK], 1)
-        by = {OURS: partial(end_to_end, bench, OURS, n, batch), TEXTBOOK: one_by_one}
-        yield f"end to end, batch {batch}", "samples/s", aim, by
-    by = {kind: partial(model_stage, bench, kind, n) for kind, n in samples.items()}
-    yield "model stage, batch 1", "messages/s", "1.5 x textbook, 10 x made safe", by
-    for name, quantile, aim in (("median", 0.5, "10 ms"), ("p99", 0.99, "50 ms")):
-        by = {kind: partial(latency, bench, kind, 1000, quantile) for kind in samples}
-        yield f"latency at 100/s, {name}", "ms", f"under {aim}, less than made safe", by
-    for waiting in (0, 1_000_000):
+        [Line("end to end, batch 1", "samples/s", [at_least(1.8, TEXTBOOK), at_least(8, SAFE)])],
+        {kind: single(partial(end_to_end, bench, kind, n, 1)) for kind, n in samples.items()},
+    )
+    one_by_one = single(partial(end_to_end, bench, TEXTBOOK, samples[TEXTBOOK], 1))
+    for batch, n, aims in (
+        (10, 50_000, [at_least(10, TEXTBOOK)]),
+        (100, 300_000, [at_least(25, TEXTBOOK), at_least(60_000)]),
+        (1000, 300_000, []),
+    ):
+        by = {OURS: single(partial(end_to_end, bench, OURS, n, batch)), TEXTBOOK: one_by_one}
+        yield [Line(f"end to end, batch {batch}", "samples/s", aims)], by
+    yield (
+        [Line("model stage", "messages/s", [at_least(1.5, TEXTBOOK), at_least(10, SAFE)])],
+        {kind: single(partial(model_stage, bench, kind, n)) for kind, n in samples.items()},
+    )
+    yield (
+        [
+            Line("latency at 100/s, median", "ms", [at_most(10), at_most(1, SAFE)]),
+            Line("latency at 100/s, p99", "ms", [at_most(50), at_most(1, SAFE)]),
+        ],
+        {kind: partial(latency, bench, kind, 1000) for kind in samples},
+    )
+    for replicas in (1, 2, 4, 8):
+        aims = [at_least(7 / 8 * replicas, "20 ms model, 1 replica")] if replicas > 1 else []
+        name = f"20 ms model, {replicas} replica{'s' * (replicas > 1)}"
         yield (
-            f"join, {waiting:,} waiting",
-            "pairs/s",
-            "within 20 % of none waiting",
-            {OURS: partial(join_rate, waiting)},
+            [Line(name, "samples/s", aims), Line(f"{name}: largest share", "x fair", [at_most(1.5)])],
+            {OURS: partial(scaling, bench, replicas)},
         )
-    yield "join, memory of 1,000,000", "MB", "under 50 MB", {OURS: partial(join_memory, 1_000_000)}
+    for waiting in (0, 100_000, 1_000_000):
+        beside = [at_least(0.8, "join, 0 waiting")] if waiting else []
+        yield (
+            [
+                Line(f"join, {waiting:,} waiting", "pairs/s", beside),
+                Line(f"join, memory of {waiting:,} waiting", "MB", [at_most(50)]),
+            ],
+            {OURS: partial(join, waiting)},
+        )
+    for written, beside in (1_000_000, []), (10_000_000, [at_least(0.8, "join, 1,000,000 written")]):
+        by = {OURS: single(partial(join_on_top_of, folder, written))}
+        yield [Line(f"join, {written:,} written", "pairs/s", beside)], by
+    block = folder / "block.csv"
+    block.write_text("".join(map(csv_line, some_rows())))
+    poll = "plot, poll at {:,} rows"
+    for rows in (100_000, 1_000_000, 10_000_000):
+        last = rows == 10_000_000
+        beside = [at_most(1.5, poll.format(100_000)), at_most(0.01, TEXTBOOK)] if last else []
+        yield (
+            [
+                Line(f"plot, first read of {rows:,} rows", "CPU s", [at_most(10)] if last else []),
+                Line(poll.format(rows), "CPU s", beside),
+                Line(f"plot, picture of {rows:,} rows", "CPU s"),
+                Line(f"plot, memory after {rows:,} rows", "MB", [at_most(150)] if last else []),
+            ],
+            {kind: partial(plot_cost, block, kind, rows) for kind in (OURS, TEXTBOOK)},
+        )
     for service, limit in (("features", 48), ("model", 48), ("metrics", 40), ("plot", 130)):
-        yield f"memory, {service}", "MB", f"under {limit} MB", {OURS: partial(memory, bench, service)}
-        yield f"start, {service}", "s", "under 0.7 s", {OURS: partial(seconds_to_start, bench, service)}
+        yield (
+            [Line(f"start, {service}", "s", [at_most(0.7)]), Line(f"memory, {service}", "MB", [at_most(limit)])],
+            {OURS: partial(service_cost, bench, service)},
+        )
+    if works("docker info"):
+        lines = [Line("image", "MB"), Line("docker compose up to the first row", "s")]
+        yield lines, {OURS: partial(compose_up, folder)}
 
 
-def run(by: Mapping[str, Callable[[], float]], runs: int) -> Dict[str, List[float]]:
-    """Each kind's figures, measured in turn, so that a machine that slows down does so for all."""
-    values: Dict[str, List[float]] = {kind: [] for kind in by}
+def run(lines: Sequence[Line], by: Mapping[str, Measure], runs: int) -> Dict[str, Values]:
+    """Each line's figures, measured in turn, so that a machine that slows down does so for all."""
+    values: Dict[str, Values] = {line.name: {kind: [] for kind in by} for line in lines}
     for _ in range(runs):
         for kind, measure in by.items():
-            values[kind].append(measure())
+            for line, value in zip(lines, measure()):
+                values[line.name][kind].append(value)
     return values
 
 
-def report(line: Line) -> str:
-    medians = {kind: statistics.median(values) for kind, values in line.values.items()}
+def report(line: Line, table: Mapping[str, Values]) -> str:
+    medians = {kind: statistics.median(values) for kind, values in table[line.name].items()}
     ours = medians.pop(OURS)
-    others = "".join(f", {ours / value:.2f} x {kind} ({value:,.4g})" for kind, value in medians.items())
-    spread = f"{min(line.values[OURS]):,.4g} to {max(line.values[OURS]):,.4g}"
-    return f"{line.name:26} {ours:>10,.4g} {line.unit} ({spread}){others}; aim: {line.aim or 'none'}"
+    others = "".join(f", {ours / value:.3g} x {kind} ({short(value)})" for kind, value in medians.items())
+    spread = f"{short(min(table[line.name][OURS]))} to {short(max(table[line.name][OURS]))}"
+    verdicts = []
+    for aim in line.aims:
+        if aim.than and aim.than not in {*medians, *table}:
+            continue  # that line was not asked for
+        beside = medians.get(aim.than) or (statistics.median(table[aim.than][OURS]) if aim.than else 1.0)
+        reached = ours <= aim.factor * beside if aim.at_most else ours >= aim.factor * beside
+        verdicts.append(f"{aim}: {'reached' if reached else 'SHORT'}")
+    return f"{line.name:36} {short(ours):>8} {line.unit} ({spread}){others}{'; ' * bool(verdicts)}{', '.join(verdicts)}"
+
+
+def short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def picture(table: Mapping[str, Values]) -> Figure:
+    """Samples a second end to end, ours beside the others."""
+    by_batch = {batch: table[f"end to end, batch {batch}"] for batch in (1, 10, 100, 1000)}
+    bars = [
+        ("textbook code made safe", by_batch[1][SAFE], "0.6"),
+        ("textbook code, loses data", by_batch[1][TEXTBOOK], "0.6"),
+        *(
+            (f"this, batches of {batch:,}" if batch > 1 else "this", by_batch[batch][OURS], "#0072b2")
+            for batch in by_batch
+        ),
+    ]
+    labels, values, colors = zip(*bars)
+    figure = Figure(figsize=(9, 3.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(labels, [statistics.median(each) for each in values], color=colors)
+    axes.bar_label(drawn, fmt="{:,.0f}", padding=4)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("samples a second, end to end, on two cores with the broker on them")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of lines")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()
     node = Node()
+    table: Dict[str, Values] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            bench = Bench(node.start(), Path(folder))
-            lines = []
-            for name, unit, aim, by in measurements(bench):
-                if not arguments.only or any(part in name for part in arguments.only):
-                    lines.append(Line(name, unit, aim, run(by, arguments.runs)))
-                    print(report(lines[-1]), flush=True)
+            for lines, by in measurements(Bench(node.start(), Path(folder)), Path(folder)):
+                if not arguments.only or any(part in line.name for part in arguments.only for line in lines):
+                    table.update(run(lines, by, arguments.runs))
+                    for line in lines:
+                        print(report(line, table), flush=True)
     finally:
         node.close()
     if arguments.json:
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        arguments.json.write_text(json.dumps({"when": when, "lines": [line._asdict() for line in lines]}, indent=1))
+        version = ".".join(map(str, sys.version_info[:3]))
+        arguments.json.write_text(json.dumps({"when": when, "python": version, "lines": table}, indent=1) + "\n")
+    if arguments.png:
+        picture(table).savefig(arguments.png)
     return 0
 
 

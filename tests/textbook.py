@@ -102,23 +102,27 @@ def metrics() -> None:
 
 def plot() -> None:
     while True:
-        draw()
+        if os.path.exists(CSV_FILE):
+            draw(read())
         time.sleep(10)
 
 
-def draw() -> None:
-    import matplotlib  # noqa: PLC0415  # only this one of the four needs it
+def read() -> Any:
+    import pandas as pd  # noqa: PLC0415  # only this one of the four needs it
+
+    return pd.read_csv(CSV_FILE)
+
+
+def draw(table: Any) -> None:
+    import matplotlib  # noqa: PLC0415
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt  # noqa: PLC0415
-    import pandas as pd  # noqa: PLC0415
 
-    if os.path.exists(CSV_FILE):
-        table = pd.read_csv(CSV_FILE)
-        plt.figure()
-        plt.hist(table["absolute_error"], bins=30)
-        plt.savefig(IMG_FILE)
-        plt.close()
+    plt.figure()
+    plt.hist(table["absolute_error"], bins=30)
+    plt.savefig(IMG_FILE)
+    plt.close()
 
 
 if __name__ == "__main__":
