@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import resource
 import time
@@ -143,6 +144,22 @@ def test_a_label_that_comes_after_a_restart_finds_its_prediction(pipeline):
     pipeline.connected("metrics")
     pipeline.publish("y_true", sample("late", 2))
     assert pipeline.wait_for_rows(1) == [["late", "2.0", "1.0", "1.0"]]
+
+
+def test_late_labels_find_their_predictions_after_a_restart(pipeline):
+    """As many as LATE says: a million is for an evening."""
+    n = int(os.environ.get("LATE", "20000"))
+    batches = [[sample(f"s{i}", float(i)) for i in range(start, start + 1000)] for start in range(0, n, 1000)]
+    metrics = pipeline.connected("metrics")
+    for batch in batches:
+        pipeline.publish("y_pred", batch)
+    metrics.says(f"unmatched: 0 true values, {n} predictions", 120)
+    metrics.kill()
+    pipeline.connected("metrics")
+    for batch in reversed(batches):
+        pipeline.publish("y_true", [sample(item["id"], item["body"] + 0.5) for item in batch])
+    rows = pipeline.wait_for_rows(n, 300)
+    assert all(row == [f"s{row[0][1:]}", f"{row[0][1:]}.5", f"{row[0][1:]}.0", "0.5"] for row in rows)
 
 
 def test_repeated_halves_change_nothing_and_a_different_one_is_logged(pipeline):
