@@ -17,7 +17,8 @@ import messages
 import service
 from broker import Broker, Delivery
 
-PREFETCH = service.whole("PREFETCH", 2000, 1, 65535)  # deliveries in hand, at most; fewer where the model is slow
+PREFETCH = service.whole("PREFETCH", None, 1, 65535)  # deliveries in hand; unset = as suits the model's speed
+MOST_PREFETCH = 2000  # of these
 
 log = logging.getLogger("model")
 
@@ -85,7 +86,7 @@ def main(model: Model = predict) -> None:
             for piece, reason in messages.offending(delivery.body, message, faults):
                 broker.set_aside(delivery, piece, reason)
 
-    broker.consume(["features"], answer, PREFETCH)
+    broker.consume(["features"], answer, PREFETCH or MOST_PREFETCH, adapt=PREFETCH is None)
     broker.every_second(progress.flush)
     broker.run()
 

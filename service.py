@@ -106,7 +106,7 @@ def start(name: str) -> None:
     # What messages are read into comes and goes by the thousand and holds no cycles; to look for cycles as often
     # as Python does by default costs 8 % of the pipeline's samples a second.
     gc.freeze()
-    gc.set_threshold(50_000)
+    gc.set_threshold(10_000)
     log.debug("%s starts as process %d", name, os.getpid())
 
 

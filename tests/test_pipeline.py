@@ -108,7 +108,7 @@ def test_a_slow_model_has_little_in_hand_and_a_fast_one_much(node, pipeline):
     slow = pipeline.start("tests/slow_model").says("connected to")  # 20 ms a sample
     wait_until(lambda: pipeline.waiting("y_pred") > 50, 20, "it has found its pace")
     in_hand = n - pipeline.waiting("features") - pipeline.waiting("y_pred")
-    assert in_hand < 50  # about 250 ms of work
+    assert in_hand <= 40  # a fraction of a second's work, and what is on its way
     assert slow.stop() < 5
     pipeline.start("model").says("connected to")
     wait_until(lambda: pipeline.waiting("y_pred") == n, 20, "all is answered once")
