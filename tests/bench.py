@@ -433,6 +433,7 @@ def picture(table: Mapping[str, Values]) -> Figure:
     axes.bar_label(drawn, fmt="{:,.0f}", padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.1)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("samples a second, end to end, on two cores with the broker on them")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -443,7 +444,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of lines")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--png", type=Path)
+    parser.add_argument("--png", type=Path, help="needs the lines end to end")
     arguments = parser.parse_args()
     node = Node()
     table: Dict[str, Values] = {}
