@@ -46,7 +46,7 @@ def features() -> None:
     channel = connect()
     made = 0
     while not SAMPLES or made < SAMPLES:
-        X = np.random.normal(size=10)
+        X = np.random.normal(size=10).round(4)  # the same data as ours
         message_id = time.time()
         publish(channel, "y_true", {"id": message_id, "body": X.sum() + np.random.normal(0, 0.1)})
         publish(channel, "features", {"id": message_id, "body": list(X)})
