@@ -1,15 +1,21 @@
 """model: reads samples from `features`, predicts, and publishes the predictions to `y_pred`.
 
     RABBITMQ_HOST=localhost python model.py
+    RABBITMQ_HOST=localhost MODEL=examples.diabetes.model:predict python model.py
 
 What has arrived together is predicted together, in one call. A message is acknowledged when RabbitMQ
 has confirmed its answer. Any number of replicas share the work.
 """
 
+import importlib
 import logging
+import os
+import sys
 from functools import partial
 from itertools import islice
-from typing import Any, Callable, Dict, List, Union
+from operator import attrgetter
+from traceback import extract_tb
+from typing import Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
@@ -17,6 +23,7 @@ import messages
 import service
 from broker import Broker, Delivery
 
+MODEL = service.text("MODEL", "")  # module:callable, from the working folder or installed; unset = predict, below
 PREFETCH = service.whole("PREFETCH", None, 1, 65535)  # deliveries in hand; unset = as suits the model's speed
 MOST_PREFETCH = 2000  # of these
 
@@ -30,11 +37,34 @@ def predict(X: np.ndarray) -> np.ndarray:
     return X.sum(axis=1)
 
 
+class Unusable(Exception):
+    """What MODEL names cannot be the model; the text says why, in one line."""
+
+
+def load(name: str) -> Model:
+    """The function, or method of an object, that `module:callable` names. Raises Unusable."""
+    module_name, colon, path = name.partition(":")
+    if not module_name or not colon or not path:
+        raise Unusable("it must be module:callable, as in examples.diabetes.model:predict")
+    sys.path.insert(0, os.getcwd())  # where the script lies elsewhere
+    try:
+        found = attrgetter(path)(importlib.import_module(module_name))
+    except Exception as error:  # the module is the user's code: anything may come
+        log.debug("importing %s", module_name, exc_info=True)
+        theirs = [frame for frame in extract_tb(error.__traceback__) if frame.filename[0] != "<"][2:]  # below importlib
+        where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+        raise Unusable(f"it must be there to import: {type(error).__name__}: {error}{where}") from error
+    if not callable(found):
+        raise Unusable(f"it must be callable, and is of type {type(found).__name__}")
+    return found
+
+
 def answers(model: Model, samples: List[List[float]]) -> List[Union[float, str]]:
     """For each sample the model's prediction, or one sentence that says why there is none.
 
     Samples of the same width go to the model together. Where it fails, each half is tried by itself, so
-    that one sample it cannot digest takes no other with it.
+    that one sample it cannot digest takes no other with it. Raises Unusable where it answers anything else than
+    a number a sample.
     """
     found: List[Union[float, str]] = [""] * len(samples)
     by_width: Dict[int, List[int]] = {}
@@ -50,22 +80,40 @@ def answers(model: Model, samples: List[List[float]]) -> List[Union[float, str]]
 def _answers(model: Model, X: np.ndarray) -> List[Union[float, str]]:
     try:
         with np.errstate(all="ignore"):  # a sum beyond the largest float is reported below
-            y_pred = np.asarray(model(X), dtype=np.float64)
-        if y_pred.shape != (len(X),):
-            raise ValueError(f"{len(X)} samples got an answer of shape {y_pred.shape}")
+            answer = model(X)
     except Exception as error:  # the model is the user's code: anything may come
         if len(X) == 1:
             return [f"the model failed on this sample: {type(error).__name__}: {error}"]
         half = len(X) // 2
         return _answers(model, X[:half]) + _answers(model, X[half:])
+    y_pred = _numbers(answer, len(X))
     finite = np.isfinite(y_pred)
     if finite.all():
         return y_pred.tolist()
     return [y if ok else f"the model predicted {y}" for y, ok in zip(y_pred.tolist(), finite)]
 
 
-def main(model: Model = predict) -> None:
+def _numbers(answer: Any, n_samples: int) -> np.ndarray:
+    """What a model answered, as (n_samples,) float64; many give (n_samples, 1)."""
+    must = f"for {n_samples} samples it must answer as many numbers, and"
+    try:
+        y_pred = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise Unusable(f"{must} gave a {type(answer).__name__}: {error}") from error
+    if y_pred.shape not in {(n_samples,), (n_samples, 1)}:
+        raise Unusable(f"{must} gave an array of shape {y_pred.shape}")
+    return y_pred.ravel()
+
+
+def main(model: Optional[Model] = None) -> None:
     service.start("model")
+    try:
+        serve(model or (load(MODEL) if MODEL else predict))
+    except Unusable as error:  # no message is at fault: those in hand stay in their queue
+        service.refuse(" ".join(f"MODEL={MODEL!r} is not allowed: {error}".split()))
+
+
+def serve(model: Model) -> None:
     broker = Broker("model", ["features", "y_pred"])
     progress = service.Progress("samples predicted")
 

@@ -1,11 +1,15 @@
 """model: predictions, and what becomes of samples that a model cannot digest."""
 
+import json
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import answers, predict
+from examples.diabetes import fit
+from model import Unusable, answers, load, predict
 
 
 @given(st.lists(st.lists(st.floats(-1e300, 1e300), max_size=20), max_size=40))
@@ -38,8 +42,13 @@ def test_a_sample_that_the_model_fails_on_takes_no_other_with_it():
 
 
 @pytest.mark.parametrize("answer", [lambda X: X, lambda X: 1.0, lambda X: X[:0, 0], lambda X: None, lambda X: ["x"]])
-def test_an_answer_that_is_not_one_number_a_sample_is_refused(answer):
-    assert all(isinstance(found, str) for found in answers(answer, [[1.0, 2.0], [3.0, 4.0]]))
+def test_a_model_that_does_not_answer_one_number_a_sample_cannot_be_used(answer):
+    with pytest.raises(Unusable, match="for 2 samples it must answer as many numbers, and gave"):
+        answers(answer, [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_a_model_may_answer_in_a_column():
+    assert answers(lambda X: X[:, :1], [[1.0, 2.0], [3.0, 4.0]]) == [1.0, 3.0]
 
 
 def test_of_an_answer_only_the_numbers_that_are_not_finite_are_refused():
@@ -48,3 +57,28 @@ def test_of_an_answer_only_the_numbers_that_are_not_finite_are_refused():
         "the model predicted nan",
         "the model predicted inf",
     ]
+
+
+def test_the_diabetes_model_is_what_its_script_fits():
+    table = np.loadtxt(ROOT / "examples/diabetes/diabetes.csv", delimiter=",", skiprows=1)
+    assert table.shape == (442, 11)
+    X, y = table[:, :-1], table[:, -1]
+    design = np.column_stack([X, np.ones(len(X))])
+    *coefficients, intercept = np.linalg.lstsq(design, y, rcond=None)[0]
+    fitted = json.loads((ROOT / "examples/diabetes/coefficients.json").read_text())
+    assert list(fitted["coefficients"].values()) == pytest.approx(coefficients)
+    assert fitted["intercept"] == pytest.approx(intercept)
+    y_pred = answers(load("examples.diabetes.model:predict"), X.tolist())
+    assert y_pred == pytest.approx(design @ [*coefficients, intercept])
+    [short] = answers(load("examples.diabetes.model:predict"), [[1.0] * 9])
+    assert isinstance(short, str)
+
+
+def test_errors_left_out_are_those_of_models_fitted_without_the_row():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(20, 3)), random.normal(size=20)
+    expected = []
+    for row in range(20):
+        coefficients, intercept = fit.fit(np.delete(X, row, axis=0), np.delete(y, row))
+        expected.append(y[row] - X[row] @ coefficients - intercept)
+    assert fit.left_out_errors(X, y) == pytest.approx(expected)

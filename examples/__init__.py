@@ -1,0 +1,1 @@
+"""Models to serve with MODEL=examples.…: put yours here."""
