@@ -3,7 +3,8 @@
     CSV_FILE=logs/metric_log.csv IMG_FILE=logs/error_distribution.png python plot.py
 
 Each poll reads only the rows that are new and folds them into sums and counts, so that its time grows
-with the new rows and its memory with nothing.
+with the new rows and its memory with nothing. How the picture looks is in picture.py. Beside it, index.html
+shows it in a browser and keeps it fresh.
 """
 
 import csv
@@ -11,32 +12,30 @@ import gc
 import logging
 import os
 import socket
+import sqlite3
 import time
-from datetime import datetime, timedelta, timezone
+from contextlib import closing
 from io import BytesIO
 from typing import Any, BinaryIO, List, Optional, Tuple
+from urllib.parse import quote
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 import service
+from picture import TEXTS, draw
 
 CSV_FILE = service.text("CSV_FILE", "/app/logs/metric_log.csv")
 IMG_FILE = service.text("IMG_FILE", "/app/logs/error_distribution.png")
+STATE_FILE = service.text("STATE_FILE", "/app/state/metrics.db")  # only read, to tell what waits unmatched
 PLOT_INTERVAL = service.number("PLOT_INTERVAL", 10.0, 0.1, 86400)  # seconds between polls
+PLOT_LANG = service.choice("PLOT_LANG", "en", list(TEXTS))  # of the picture
 
 CHUNK = 1024 * 1024  # bytes of CSV in memory at a time
-BARS = 60  # of the histogram as drawn
 SPANS = 240  # points of the MAE over time, at most
-
-# Three that stay apart for colour-blind eyes, and a blue for the bars (Okabe and Ito, 2008).
-BLUE, MEAN, MEDIAN, P95 = "#56b4e9", "#d55e00", "#000000", "#009e73"
-
-TIME_LABELS = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M:%S", "%H:%M:%S.%f"]  # by years, months, … fractions
+MOST_RECENT = 10_000  # rows that are drawn once more, as the recent ones
+OLD = 5.0  # seconds that a half waits before it counts as unmatched: others are on their way
+MOST_COUNTED = 100_000  # of these, lest a million of them take half a second at every poll
 
 log = logging.getLogger("plot")
 
@@ -137,10 +136,17 @@ class Errors:
         self.unreadable = 0  # lines that are no rows, or whose error is not a finite number
         self.histogram = Histogram()
         self.course = Course()
+        self._last = np.empty(0)
 
     @property
     def mae(self) -> float:
         return self.sum / self.count
+
+    @property
+    def recent(self) -> np.ndarray:
+        """The errors of the last fifth of the rows, at most MOST_RECENT; none while these are too few to compare."""
+        count = min(self.count // 5, MOST_RECENT)
+        return self._last[-count:] if count >= 20 else self._last[:0]
 
     def fold(self, lines: bytes) -> None:
         """Add whole lines of the CSV, without its header."""
@@ -152,6 +158,7 @@ class Errors:
             self.largest = max(self.largest, float(errors.max()))
             self.histogram.add(errors)
             self.course.add(errors, ids)
+            self._last = np.concatenate((self._last, errors))[-MOST_RECENT:]
 
 
 def parse(lines: bytes) -> Tuple[np.ndarray, np.ndarray, int]:
@@ -248,104 +255,28 @@ class Reader:
                 return
 
 
-# --- the picture ------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------
 
 
-def draw(errors: Errors, last_change: float) -> Figure:
-    """The picture of 1600 x 1000 pixels: the distribution of the errors, and under it the MAE over time.
+def unmatched(state_file: str) -> Optional[Tuple[str, str]]:
+    """How many true values and how many predictions wait in metrics' state for their other half for OLD seconds.
 
-    `last_change` is when the last row came, Unix time.
+    None where it cannot be read, as on another machine or while metrics rests: it is only worth a mention.
     """
-    layout = ConstrainedLayoutEngine(h_pad=0.15, w_pad=0.15)  # inches
-    figure = Figure(figsize=(16, 10), dpi=100, layout=layout)
-    FigureCanvasAgg(figure)
-    if not errors.count:
-        figure.text(0.5, 0.55, "No data yet", size=40, ha="center", color="0.3")
-        figure.text(0.5, 0.47, "the first rows of the CSV will show here", size=20, ha="center", color="0.5")
-        return figure
-    above, below = figure.subplots(2, 1, height_ratios=[4, 1])
-    _draw_histogram(above, errors)
-    _draw_course(below, errors)
-    when = datetime.fromtimestamp(last_change, timezone.utc)
-    unreadable = f" · {errors.unreadable:,} lines unreadable" if errors.unreadable else ""
-    above.set_title(
-        f"{errors.count:,} row{'s' * (errors.count > 1)} · last one {when:%Y-%m-%d %H:%M:%S} UTC{unreadable}",
-        size=16,
-        loc="right",
-        color="0.35",
-    )
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=14)
-        axes.grid(axis="y", color="0.9")
-        axes.set_axisbelow(True)
-    return figure
-
-
-def _draw_histogram(axes: Any, errors: Errors) -> None:
-    median, p95 = errors.histogram.quantile(0.5), errors.histogram.quantile(0.95)
-    # Up to the 99.5th percentile, so that one outlier among a million does not squeeze all into one bar.
-    reach = max(1.1 * errors.histogram.quantile(0.995), 1.1 * p95)
-    top = reach if errors.largest > 1.5 * reach else 1.1 * errors.largest
-    counts, edges = errors.histogram.bars(min(top, 1e300) or 1.0, BARS)  # matplotlib draws no larger numbers
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.7)
-    axes.set_xlim(0, edges[-1])
-    if not counts.any():
-        axes.set_ylim(0, 1)
-    for label, value, color, style in (
-        (f"median  {median:.3g}", median, MEDIAN, "-"),
-        (f"mean (MAE)  {errors.mae:.4g}", errors.mae, MEAN, "--"),
-        (f"95th percentile  {p95:.3g}", p95, P95, "-."),
-    ):
-        axes.axvline(min(value, edges[-1]), color=color, linestyle=style, linewidth=2.5, label=label)
-    beyond = errors.count - int(counts.sum())
-    if beyond:
-        axes.plot([], [], " ", label=f"{beyond:,} beyond, up to {errors.largest:.4g}")
-    axes.legend(fontsize=16, loc="best", framealpha=0.85, edgecolor="none")
-    axes.set_title("Distribution of the absolute error", size=22, loc="left")
-    axes.set_xlabel("absolute error  |y_true − y_pred|", size=16)
-    axes.set_ylabel("rows", size=16)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-
-
-def _draw_course(axes: Any, errors: Errors) -> None:
-    means, starts, ids = errors.course.means()
-    times = [sample_time(sample_id) for sample_id in ids]
-    known = [time for time in times if time]
-    x: np.ndarray
-    if len(known) == len(times):  # every span's id tells its time
-        order = np.argsort(np.array(known), kind="stable")
-        x, means = np.array(known)[order], means[order]
-        locator = AutoDateLocator()
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, formats=TIME_LABELS, zero_formats=TIME_LABELS))
-        axes.xaxis.get_offset_text().set_size(14)
-        axes.set_xlabel("time of the sample (UTC)", size=16)
-        if x[0] == x[-1]:
-            axes.set_xlim(x[0] - timedelta(minutes=1), x[0] + timedelta(minutes=1))
-    else:
-        x = starts + 1
-        axes.set_xlabel("row", size=16)
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    means = np.minimum(means, 1e300)  # matplotlib draws no larger numbers
-    axes.plot(x, means, color=MEAN, linewidth=2, marker="o" if len(x) < 30 else "", markersize=5)
-    axes.axhline(min(errors.mae, 1e300), color=MEAN, linestyle="--", linewidth=1)
-    axes.set_ylim(0, max(1.15 * means.max(), 1e-300))
-    axes.set_title("MAE over time", size=16, loc="left")
-    axes.set_ylabel("MAE", size=16)
-
-
-def sample_time(sample_id: str) -> Optional[datetime]:
-    """The UTC time that an id tells: features' own ids, or a Unix time in seconds; else None."""
     try:
-        if sample_id[8:9] == "T":
-            time = datetime.strptime(sample_id[:22], "%Y%m%dT%H%M%S.%f").replace(tzinfo=timezone.utc)
-        else:
-            time = datetime.fromtimestamp(float(sample_id), timezone.utc)
-    except (ValueError, OverflowError, OSError):
+        with closing(sqlite3.connect(f"file:{quote(state_file)}?mode=ro", timeout=0.1, uri=True)) as db:
+            counts = [
+                db.execute(
+                    f"SELECT count(*) FROM (SELECT 1 FROM samples WHERE {column} IS NULL AND since < ? LIMIT ?)",  # noqa: S608
+                    (time.time() - OLD, MOST_COUNTED + 1),
+                ).fetchone()[0]
+                for column in ("y_pred", "y_true")
+            ]
+    except sqlite3.Error as error:
+        log.debug("%s: %s", state_file, error)
         return None
-    return time if 2000 <= time.year < 2100 else None  # else it only looks like one
+    true_values, predictions = (f">{MOST_COUNTED}" if count > MOST_COUNTED else str(count) for count in counts)
+    return true_values, predictions
 
 
 def save(figure: Figure, path: str) -> None:
@@ -364,6 +295,47 @@ def save(figure: Figure, path: str) -> None:
             os.unlink(unfinished)
 
 
+def write_page(picture: str) -> None:
+    """Write index.html beside the picture, unless there is one that is not ours."""
+    folder, name = os.path.split(picture)
+    path = os.path.join(folder, "index.html")
+    page = PAGE.format(lang=PLOT_LANG, title=TEXTS[PLOT_LANG].title, picture=quote(name), seconds=PLOT_INTERVAL)
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        with open(path, "r+" if os.path.exists(path) else "w+", encoding="utf-8") as file:
+            there = file.read(len(page) + 1000)
+            if there != page and (not there or PAGE_IS_OURS in there):
+                file.seek(0)
+                file.truncate()
+                file.write(page)
+    except (OSError, ValueError) as error:
+        log.warning("no page to show the picture: %s", error)
+
+
+PAGE_IS_OURS = "<!-- written by plot.py -->"
+PAGE = f"""<!doctype html>
+{PAGE_IS_OURS}
+<html lang="{{lang}}">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{{title}}</title>
+<style>
+  body {{{{ margin: 0; background: white }}}}
+  img {{{{ display: block; margin: auto; max-width: 100%; max-height: 100vh }}}}
+</style>
+<noscript><meta http-equiv="refresh" content="{{seconds:.0f}}"></noscript>
+<img id="picture" src="{{picture}}" alt="{{title}}">
+<script>
+  const shown = document.getElementById("picture");
+  setInterval(() => {{{{
+    const next = new Image();  // loaded out of sight: the picture never flickers, nor vanishes
+    next.onload = () => {{{{ shown.src = next.src; }}}};
+    next.src = "{{picture}}?" + Date.now();
+  }}}}, 1000 * {{seconds:g}});
+</script>
+"""
+
+
 # --- the service ------------------------------------------------------------------------------------
 
 
@@ -373,15 +345,24 @@ def main() -> None:
     trouble = service.Trouble()
     next_poll = 0.0
     stale = True  # the picture does not show what is known
+    waiting: Optional[Tuple[str, str]] = None
+
+    write_page(IMG_FILE)
+
+    def show() -> None:
+        save(draw(reader.errors, reader.last_change, TEXTS[PLOT_LANG], waiting), IMG_FILE)
 
     def update(due: bool) -> None:
-        nonlocal stale
+        nonlocal stale, waiting
         try:
             if not os.path.exists(IMG_FILE):  # shown at once, even where a long CSV is to be read first
-                save(draw(reader.errors, reader.last_change), IMG_FILE)
+                show()
             stale = reader.poll() or stale
+            if due:
+                before, waiting = waiting, unmatched(STATE_FILE)
+                stale = stale or (waiting != before and reader.errors.count > 0)
             if stale and (due or not reader.behind):
-                save(draw(reader.errors, reader.last_change), IMG_FILE)
+                show()
                 stale = False
                 tell(reader.errors)
             trouble.over()
@@ -401,7 +382,7 @@ def main() -> None:
 
 def tell(errors: Errors) -> None:
     if errors.count:
-        log.info("%d rows, MAE %.4f: %s", errors.count, errors.mae, IMG_FILE)
+        log.info("%d row%s, MAE %.4f: %s", errors.count, "s" * (errors.count > 1), errors.mae, IMG_FILE)
     else:
         log.info("no rows yet: %s", IMG_FILE)
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, List, NoReturn
 
 log = logging.getLogger("service")
 
@@ -72,13 +72,19 @@ def text(name: str, default: str) -> str:
     return setting(name, default, str, "text")
 
 
-def _level(text: str) -> str:
-    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+def choice(name: str, default: str, allowed: List[str]) -> str:
+    """One of a few words, in capitals or not."""
+
+    def parse(text: str) -> str:
+        for word in allowed:
+            if word.lower() == text.lower():
+                return word
         raise ValueError
-    return text.upper()
+
+    return setting(name, default, parse, f"{', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
-LOG_LEVEL = setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR")
+LOG_LEVEL = choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
 HEARTBEAT_FILE = text("HEARTBEAT_FILE", "")  # kept fresh while the service does its job; "" = none
 
 

@@ -31,7 +31,7 @@ from node import Node, free_ports, wait_until, works
 import features
 import messages
 from metrics import Ledger, csv_line
-from plot import sample_time
+from picture import sample_time
 
 OURS, TEXTBOOK, SAFE = "ours", "textbook", "made safe"
 BLOCK = 50_000  # rows that are new to a poll of plot

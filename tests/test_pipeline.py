@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from node import wait_until
 from proxy import Proxy, Wire
 
 import features
+from examples.diabetes import model as diabetes
 
 
 def sample(sample_id, body):
@@ -54,6 +56,15 @@ def test_a_message_comes_every_interval(pipeline):
     first, *_, last = [pipeline.take("features") and time.monotonic() for _ in range(6)]
     assert 0.8 < last - first < 3
     process.stop()
+
+
+def test_from_the_sample_that_drift_names_on_all_true_values_are_shifted(pipeline):
+    process = pipeline.start("features", SAMPLES=10, BATCH_SIZE=4, INTERVAL=0, NOISE=0, DRIFT="6:-2.5")
+    assert process.ends() == 0
+    pairs = [json.loads(pipeline.take(queue)[1]) for _ in range(3) for queue in ("features", "y_true")]
+    sums = [sum(item["body"]) for message in pairs[::2] for item in message]
+    labels = [item["body"] for message in pairs[1::2] for item in message]
+    assert labels == pytest.approx(sums[:5] + [total - 2.5 for total in sums[5:]])
 
 
 def test_a_broker_that_blocks_publishers_makes_features_wait_and_loses_nothing(node, pipeline):
@@ -113,6 +124,20 @@ def test_a_slow_model_has_little_in_hand_and_a_fast_one_much(node, pipeline):
     pipeline.start("model").says("connected to")
     wait_until(lambda: pipeline.waiting("y_pred") == n, 20, "all is answered once")
     wait_until(lambda: [c["prefetch_count"] > 100 for c in node.api("GET", "/consumers")] == [True], 20, "a full hand")
+
+
+def test_a_model_whose_answers_have_the_wrong_shape_ends_the_script_and_leaves_the_messages(pipeline, tmp_path):
+    (tmp_path / "mine.py").write_text("def predict(X):\n    return X")
+    pipeline.publish("features", sample("a", [1.0, 2.0]))
+    process = pipeline.start("model", MODEL="mine:predict", PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert process.ends() == 2
+    assert process.output.splitlines()[-1] == (
+        "MODEL='mine:predict' is not allowed: for 1 samples it must answer as many numbers,"
+        " and gave an array of shape (1, 2)"
+    )
+    (tmp_path / "mine.py").write_text("class Mine:\n    def predict(self, X):\n        return X[:, :1]\n\nm = Mine()")
+    pipeline.connected("model", MODEL="mine:m.predict", PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 1.0)
 
 
 # --- metrics ----------------------------------------------------------------------------------------
@@ -342,6 +367,27 @@ def test_the_four_together_write_right_rows_and_draw_them(pipeline):
     for process in (model, metrics, plot):
         assert process.stop() < 5
     assert all(pipeline.waiting(queue) == 0 for queue in ("features", "y_true", "y_pred", "dead_letters"))
+
+
+def test_a_model_and_a_data_set_of_the_users_own_take_the_place_of_the_sum(pipeline):
+    pipeline.connected("model", MODEL="examples.diabetes.model:predict")
+    pipeline.connected("metrics")
+    source = pipeline.start(
+        "features", DATASET="examples/diabetes/diabetes.csv", SAMPLES=442, INTERVAL=0, BATCH_SIZE=50
+    )
+    assert source.ends() == 0
+    columns = (
+        "age, sex, bmi, blood_pressure, total_cholesterol, ldl, hdl, cholesterol_ratio, log_triglycerides, glucose"
+    )
+    assert f"the features are {columns}, the label is progression" in source.output.splitlines()[0]
+    rows = pipeline.wait_for_rows(442)
+    table = np.loadtxt(ROOT / "examples/diabetes/diabetes.csv", delimiter=",", skiprows=1)
+    found, expected = ({(y_true, round(y_pred, 6)) for y_true, y_pred in pairs} for pairs in (
+        [(float(row[1]), float(row[2])) for row in rows],
+        zip(table[:, -1], diabetes.predict(table[:, :-1])),
+    ))  # fmt: skip
+    assert found == expected
+    assert np.mean([float(row[3]) for row in rows]) == pytest.approx(43.3, abs=0.05)
 
 
 def test_replicas_of_every_service_write_each_row_once(pipeline):

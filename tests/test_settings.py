@@ -1,6 +1,11 @@
 """Settings: a wrong one stops the script at once with one line and exit code 2; and stopping without a broker."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 
 WRONG = [
     ("features", "INTERVAL", "soon"),
@@ -14,7 +19,21 @@ WRONG = [
     ("features", "NOISE", "-0.1"),
     ("features", "NOISE", "inf"),
     ("features", "SEED", "abc"),
+    ("features", "DRIFT", "500"),
+    ("features", "DRIFT", "0:0.5"),
+    ("features", "DRIFT", "1.5:0.5"),
+    ("features", "DRIFT", "5:nan"),
+    ("features", "DRIFT", "5:1:2"),
+    ("features", "DATASET", "/nowhere/data.csv"),
+    ("features", "DATASET", "/dev/zero"),
+    ("features", "DATASET", "README.md"),
     ("features", "RABBITMQ_PORT", "70000"),
+    ("model", "MODEL", "predict"),
+    ("model", "MODEL", "model:"),
+    ("model", "MODEL", ".model:predict"),
+    ("model", "MODEL", "nowhere.model:predict"),
+    ("model", "MODEL", "examples.diabetes.model:nothing"),
+    ("model", "MODEL", "examples.diabetes.model:FITTED"),
     ("model", "PREFETCH", "0"),
     ("model", "RABBITMQ_HOST", "a,,b"),
     ("model", "LOG_LEVEL", "loud"),
@@ -34,6 +53,35 @@ def test_a_wrong_setting_stops_the_script_with_one_line(without_broker, script, 
     assert name in line
     assert value in line
     assert "must" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero (PATH, line 1)"),
+        ("def predict(X:", "SyntaxError"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines (PATH, line 1)"),
+    ],
+)
+def test_a_model_that_cannot_be_imported_is_refused_with_the_place_in_one_line(
+    without_broker, tmp_path, text, complaint
+):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    process = without_broker.start("model", MODEL="mine:predict", PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert process.ends() == 2
+    [line] = process.output.splitlines()
+    assert line.startswith("MODEL='mine:predict' is not allowed: ")
+    assert complaint.replace("PATH", str(path)) in line
+
+
+def test_a_model_is_found_in_the_working_folder_before_a_script_of_that_name(tmp_path):
+    (tmp_path / "model.py").write_text("predict = 'not a function'")
+    env = {**os.environ, "MODEL": "model:predict"}
+    command = [sys.executable, str(ROOT / "model.py")]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "it must be callable, and is of type str" in result.stderr
 
 
 @pytest.mark.parametrize(
