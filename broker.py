@@ -206,7 +206,7 @@ class Broker:
         self._queues = [*queues, DEAD_LETTERS]
         self._hosts = deque(hosts())
         for parameters in self._hosts:
-            parameters.client_properties = {"connection_name": self._client, "product": name}
+            parameters.client_properties = {"connection_name": self._client}
             if parameters.heartbeat is None:
                 parameters.heartbeat = HEARTBEAT
 
@@ -224,7 +224,7 @@ class Broker:
 
         self._consumed: Sequence[str] = ()
         self._handle: Callable[[List[Delivery]], None] = lambda deliveries: None
-        self._prefetch = self._most_prefetch = 1
+        self._prefetch = self._most_prefetch = 0  # no limit: nothing is consumed
         self._adapt = False
         self._consumers: List[str] = []  # their tags, which must not come again on one channel
         self._generation = 0

@@ -13,6 +13,7 @@ import pytest
 from conftest import HEADER, ROOT
 from node import call_api, free_ports, wait_until, works
 
+DIABETES = {"MODEL": "examples.diabetes.model:predict", "DATASET": "examples/diabetes/diabetes.csv"}
 SERVICES = ["features", "metrics", "model", "plot", "rabbitmq"]
 V2, V1 = "docker compose", "docker-compose"
 
@@ -34,6 +35,7 @@ class Project:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, folder / file)
         self.folder = folder
+        self.env = env
         self.csv = folder / "logs" / "metric_log.csv"
         self.picture = folder / "logs" / "error_distribution.png"
         amqp, self.ui_port = free_ports(2)
@@ -73,6 +75,10 @@ class Project:
         header, *lines = self.csv.read_text().splitlines()
         assert header == HEADER
         return [line.split(",")[0] for line in lines]
+
+    def mae(self) -> float:
+        errors = [float(line.split(",")[3]) for line in self.csv.read_text().splitlines()[1:]]
+        return sum(errors) / len(errors)
 
     def wait_for_rows(self, more_than: int, seconds: float = 45) -> int:
         wait_until(lambda: len(self.ids()) > more_than, seconds, f"more rows than {more_than}")
@@ -124,6 +130,8 @@ def test_compose_up_draws_a_picture_and_goes_on_whatever_is_killed(project):
         assert re.search(r"CapEff:\t0+\nCapBnd:\t0+\n", status)
         assert "NoNewPrivs:\t1" in status
         assert project.inspect(container, "{{.HostConfig.ReadonlyRootfs}}") == ["true"]
+    waits = "import plot; print(plot.unmatched('/app/state/metrics.db'))"  # through a volume that it cannot write to
+    assert project.run("exec", "-T", "plot", "python", "-c", waits) == "('0', '0')\n"
 
     with socket.create_connection(("127.0.0.1", project.ui_port), 5):
         pass
@@ -165,7 +173,7 @@ def queued(project: Project) -> int:
     "project",
     [
         (V1, 1234, {"PYTHON_VERSION": "3.13", "INTERVAL": 0, "BATCH_SIZE": 5, "SAMPLES": 3000}),
-        (V2, 0, {"PYTHON_VERSION": "3.13", "INTERVAL": 0, "SAMPLES": 3000}),
+        (V2, 0, {"PYTHON_VERSION": "3.13", "INTERVAL": 0, "SAMPLES": 3000, **DIABETES}),
     ],
     ids=["v1-python3.13-uid1234", "v2-python3.13-root"],
     indirect=True,
@@ -179,5 +187,8 @@ def test_two_replicas_of_each_service_write_each_row_once(project):
     assert project.owners() == {project.owner}
     logs = project.run("logs")
     assert "connected to RabbitMQ" in logs
+    if "DATASET" in project.env:
+        assert "442 rows of examples/diabetes/diabetes.csv: the features are age, sex," in logs
+        assert project.mae() == pytest.approx(43.3, abs=2)
     assert "hunter2" not in logs
     assert "CapEff:\t0000000000000000" in project.run("exec", "-T", "metrics", "cat", "/proc/1/status")
