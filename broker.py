@@ -99,6 +99,7 @@ class Delivery(NamedTuple):
     tag: int
     queue: str
     body: bytes
+    reply_to: Optional[str]  # the queue that its publisher wants the answer in
 
 
 class Message(NamedTuple):
@@ -108,6 +109,7 @@ class Message(NamedTuple):
     body: bytes
     headers: Optional[Dict[str, str]]
     answers: Optional[int]  # the tag of the delivery that it answers
+    reply_to: Optional[str]
 
 
 class NotNow(Exception):
@@ -197,7 +199,7 @@ class Broker:
     Parameters
     ----------
     name: the service, as the management UI and the messages' `app_id` show it.
-    queues: every queue that the service uses; they are declared at each connection.
+    queues: the queues that the service uses; they are declared at each connection, any other when it is published to.
     """
 
     def __init__(self, name: str, queues: Sequence[str]) -> None:
@@ -273,10 +275,18 @@ class Broker:
         self._chores.append(chore)
 
     def publish(
-        self, queue: str, body: bytes, answers: Optional[Delivery] = None, headers: Optional[Dict[str, str]] = None
+        self,
+        queue: str,
+        body: bytes,
+        answers: Optional[Delivery] = None,
+        headers: Optional[Dict[str, str]] = None,
+        reply_to: Optional[str] = None,
     ) -> None:
-        """Publish `body` to `queue`, persistent and with a confirm, in answer to a delivery or on its own."""
-        message = Message(queue, body, headers, answers.tag if answers else None)
+        """Publish `body` to `queue`, persistent and with a confirm, in answer to a delivery or on its own.
+
+        `reply_to` tells its consumer where the answer belongs.
+        """
+        message = Message(queue, body, headers, answers.tag if answers else None, reply_to)
         if self._channel:
             self._send(message)
         elif not answers:
@@ -401,12 +411,16 @@ class Broker:
         self._unconfirmed_bytes += len(message.body)
         if message.answers is not None:
             self._in_hand[message.answers] += 1
+        if message.queue not in self._queues:
+            self._queues.append(message.queue)
+            self._channel.queue_declare(message.queue, durable=True)
         properties = pika.BasicProperties(
             content_type="application/json",
             delivery_mode=pika.DeliveryMode.Persistent.value,
             app_id=self._name,
             timestamp=int(time.time()),
             headers=message.headers,
+            reply_to=message.reply_to,
         )
         # Mandatory: a message for a queue that someone deleted comes back instead of being confirmed
         # and gone. (https://www.rabbitmq.com/docs/publishers#unroutable)
@@ -456,11 +470,11 @@ class Broker:
         self._channel.basic_qos(prefetch_count=wanted)
         self._start_consumers()
 
-    def _on_message(self, queue: str, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+    def _on_message(self, queue: str, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         if not self._channel or self._stopping:
             return  # RabbitMQ puts it back when the connection closes
         self._in_hand[method.delivery_tag] = 1  # for the handler
-        self._arrived.append(Delivery(method.delivery_tag, queue, body))
+        self._arrived.append(Delivery(method.delivery_tag, queue, body, properties.reply_to))
         # Once the socket is read: what arrived together is handled together, and nothing waits.
         self._handle_in(0)
 

@@ -7,6 +7,7 @@ A true value is the sum of its sample's features plus Gaussian noise; with a dat
 its rows. Both messages of a sample carry its id; RabbitMQ confirms both, or they are published again with the same id.
 """
 
+import itertools
 import logging
 import math
 import os
@@ -29,6 +30,7 @@ N_FEATURES = service.whole("N_FEATURES", 10, 1, 100_000)  # numbers in one sampl
 NOISE = service.number("NOISE", 0.1, 0, 1e300)  # standard deviation of the noise in y_true
 SEED = service.whole("SEED", None, 0, 2**128)  # makes the same data every time; unset = other data every time
 DATASET = service.text("DATASET", "")  # a CSV to send over and over instead; its last column is the label
+SHARDS = service.whole("SHARDS", 1, 1, 100)  # of metrics, each with its own two queues, that take turns
 
 
 class Drift(NamedTuple):
@@ -190,6 +192,7 @@ def main() -> None:
     made = 0
     progress = service.Progress("samples published")
     broker = Broker("features", ["features", "y_true"])
+    shards = itertools.cycle(range(SHARDS))
 
     def publish_a_message() -> bool:
         nonlocal made
@@ -199,8 +202,10 @@ def main() -> None:
             y_true = y_true + DRIFT.shift * (np.arange(made + 1, made + n + 1) >= DRIFT.start)
         made += n
         sample_ids, labels = ids.take(n), y_true.tolist()
-        broker.publish("y_true", messages.encode(sample_ids, labels, is_batch=BATCH_SIZE > 1))
-        broker.publish("features", messages.encode(sample_ids, X.tolist(), is_batch=BATCH_SIZE > 1))
+        shard = next(shards)
+        reply_to = messages.shard("y_pred", shard) if shard else None  # both halves come to the same shard
+        broker.publish(messages.shard("y_true", shard), messages.encode(sample_ids, labels, is_batch=BATCH_SIZE > 1))
+        broker.publish("features", messages.encode(sample_ids, X.tolist(), BATCH_SIZE > 1), reply_to=reply_to)
         more = f" and {n - 1} more" if n > 1 else ""
         progress.add(n, lambda: f"{sample_ids[-1]}{more}: y_true {labels[-1]:.4f}")
         return not SAMPLES or made < SAMPLES

@@ -1,15 +1,18 @@
 """The messages that pass between the services: JSON (UTF-8), `{"id": ID, "body": BODY}`, or an array of these.
 
-An array is a batch: one AMQP message, many samples. Nothing here knows about queues.
+An array is a batch: one AMQP message, many samples. The queues `y_true` and `y_pred` may have shards, see `shard`.
 """
 
 import json
 import re
 from math import isfinite
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 #: An id given as text. One that is given as a number is used as its shortest text instead.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
+
+#: y_pred and its shards.
+ANSWERS = re.compile(r"y_pred(\.[1-9][0-9]?)?")
 
 KEYS = {"id", "body"}
 #: A batch with more bad items than this is set aside whole, lest one message of 16 MB become millions.
@@ -17,6 +20,16 @@ MOST_FAULTS = 10_000
 
 REPEATED_KEY = object()  # stands for a JSON object that gives the same key twice
 SPACE = re.compile(r"[ \t\n\r]*")  # https://www.rfc-editor.org/rfc/rfc8259#section-2
+
+
+def shard(queue: str, number: int) -> str:
+    """The name of a shard of a queue: number 0 is the queue itself, number 2 of y_true is y_true.2."""
+    return f"{queue}.{number}" if number else queue
+
+
+def answer_queue(reply_to: Optional[str]) -> str:
+    """Where the answer to a message belongs: the shard of y_pred that it asks for, else y_pred."""
+    return reply_to if reply_to and ANSWERS.fullmatch(reply_to) else "y_pred"
 
 
 class Malformed(ValueError):

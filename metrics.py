@@ -25,6 +25,7 @@ from broker import Broker, Delivery, NotNow
 CSV_FILE = service.text("CSV_FILE", "/app/logs/metric_log.csv")
 STATE_FILE = service.text("STATE_FILE", "/app/state/metrics.db")
 PREFETCH = service.whole("PREFETCH", 2000, 1, 65535)  # deliveries in hand a queue: one transaction's worth
+SHARD = service.whole("SHARD", 0, 0, 99)  # which of features' SHARDS; each has a state and a CSV of its own
 PENDING_TTL = service.number("PENDING_TTL", 0.0, 0, 1e12)  # forget a half alone for so many seconds; 0 = never
 
 HEADER = b"id,y_true,y_pred,absolute_error\n"
@@ -358,7 +359,8 @@ class Ledger:
 def main() -> None:
     service.start("metrics")
     ledger = Ledger(CSV_FILE, STATE_FILE)
-    broker = Broker("metrics", ["y_true", "y_pred"])
+    columns = {messages.shard(column, SHARD): column for column in ("y_true", "y_pred")}  # by their queues
+    broker = Broker("metrics", list(columns))
     progress = service.Progress("rows written")
     reported: Tuple[int, int] = (0, 0)
     next_report = time.monotonic() + REPORT_EVERY
@@ -367,7 +369,7 @@ def main() -> None:
         decoded = [messages.decode(delivery.body, messages.finite_number) for delivery in deliveries]
         written = ledger.write(
             [
-                (sample_id, delivery.queue, value)
+                (sample_id, columns[delivery.queue], value)
                 for delivery, message in zip(deliveries, decoded)
                 for sample_id, value in zip(message.ids, message.bodies)
             ]
@@ -403,7 +405,7 @@ def main() -> None:
                 oldest = f", the oldest for {age:.0f} s" if true_values + predictions else ""
                 log.info("unmatched: %d true values, %d predictions%s", true_values, predictions, oldest)
 
-    broker.consume(["y_true", "y_pred"], store, PREFETCH)
+    broker.consume(list(columns), store, PREFETCH)
     broker.every_second(tidy)
     broker.every_second(progress.flush)
     broker.run()

@@ -125,7 +125,8 @@ def serve(model: Model) -> None:
             good = [(sample_id, y) for sample_id, y in zip(message.ids, mine) if not isinstance(y, str)]
             if good:
                 ids, y_pred = zip(*good)
-                broker.publish("y_pred", messages.encode(ids, y_pred, message.is_batch), answers=delivery)
+                queue = messages.answer_queue(delivery.reply_to)
+                broker.publish(queue, messages.encode(ids, y_pred, message.is_batch), answers=delivery)
                 progress.add(len(ids), partial("{}: y_pred {:.4f}".format, ids[-1], y_pred[-1]))
             faults = message.faults
             if len(good) < len(mine):

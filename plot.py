@@ -15,8 +15,9 @@ import socket
 import sqlite3
 import time
 from contextlib import closing
+from glob import glob
 from io import BytesIO
-from typing import Any, BinaryIO, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 from urllib.parse import quote
 
 import numpy as np
@@ -25,9 +26,9 @@ from matplotlib.figure import Figure
 import service
 from picture import TEXTS, draw
 
-CSV_FILE = service.text("CSV_FILE", "/app/logs/metric_log.csv")
+CSV_FILE = service.text("CSV_FILE", "/app/logs/metric_log.csv")  # or with *, where metrics has shards
 IMG_FILE = service.text("IMG_FILE", "/app/logs/error_distribution.png")
-STATE_FILE = service.text("STATE_FILE", "/app/state/metrics.db")  # only read, to tell what waits unmatched
+STATE_FILE = service.text("STATE_FILE", "/app/state/metrics.db")  # the same; only read, to tell what waits unmatched
 PLOT_INTERVAL = service.number("PLOT_INTERVAL", 10.0, 0.1, 86400)  # seconds between polls
 PLOT_LANG = service.choice("PLOT_LANG", "en", list(TEXTS))  # of the picture
 
@@ -186,31 +187,25 @@ def parse(lines: bytes) -> Tuple[np.ndarray, np.ndarray, int]:
     return table["id"].to_numpy(object)[good], errors[good], lines.count(b"\n") - int(good.sum())
 
 
-class Reader:
-    """Follows the CSV: whole lines only, each once; anew when the file shrinks or is another one."""
+def named(pattern: str) -> List[str]:
+    """The files that a pattern with * names; without one, it is the name of one file, there or not."""
+    return sorted(glob(pattern)) if "*" in pattern else [pattern]
+
+
+class Part:
+    """Follows one file: whole lines only, each once."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._file: Optional[BinaryIO] = None
-        self._start_over()
+        self.rewind()
 
-    def _start_over(self) -> None:
-        self._offset = 0  # of the first byte not read yet
+    def rewind(self) -> None:
+        self.offset = 0  # of the first byte not read yet
         self._tail = b""  # the last bytes before that
-        self.errors = Errors()
-        self.last_change = 0.0  # Unix time
         self.behind = False  # there was more than one poll could read
 
-    def poll(self, seconds: float = 1.0) -> bool:
-        """Fold in what is new, for about so long; whether anything changed. OSError: it cannot be read."""
-        anew = self._follow()
-        before = self._offset
-        if self._file:
-            self.last_change = os.fstat(self._file.fileno()).st_mtime
-            self._fold_new_lines(self._file, time.monotonic() + seconds)
-        return anew or before != self._offset
-
-    def _follow(self) -> bool:
+    def follow(self) -> bool:
         """Have the file open that now has the name; whether what was read of it counts no more."""
         try:
             found: Optional[BinaryIO] = open(self._path, "rb")  # noqa: SIM115
@@ -219,61 +214,99 @@ class Reader:
         if self._file and found and self._goes_on(self._file, found):
             found.close()
             return False
-        if not self._file and not found:
-            return False
         # The old one stays open until now: a file deleted and made anew cannot have its identity.
         if self._file:
             self._file.close()
         self._file = found
-        self._start_over()
-        return True
+        return self.offset > 0
 
     def _goes_on(self, known: BinaryIO, found: BinaryIO) -> bool:
         status = os.fstat(found.fileno())
-        if not os.path.samestat(status, os.fstat(known.fileno())) or status.st_size < self._offset:
+        if not os.path.samestat(status, os.fstat(known.fileno())) or status.st_size < self.offset:
             return False
-        found.seek(self._offset - len(self._tail))
+        found.seek(self.offset - len(self._tail))
         return found.read(len(self._tail)) == self._tail  # else it was emptied, and has grown since
 
-    def _fold_new_lines(self, file: BinaryIO, deadline: float) -> None:
-        self.behind = True
-        while time.monotonic() < deadline:
-            file.seek(self._offset)
-            chunk = file.read(CHUNK)
+    @property
+    def last_change(self) -> float:
+        """Unix time."""
+        return os.fstat(self._file.fileno()).st_mtime if self._file else 0.0
+
+    def read(self, fold: Callable[[bytes], None], deadline: float) -> None:
+        """Give `fold` the lines that are new, until this time of the monotonic clock."""
+        self.behind = self._file is not None
+        while self._file and time.monotonic() < deadline:
+            self._file.seek(self.offset)
+            chunk = self._file.read(CHUNK)
             end = chunk.rfind(b"\n") + 1
             if not end and len(chunk) == CHUNK:
                 end = CHUNK  # such a line is no row of ours, and is not to fill the memory
             lines = chunk[:end]
-            if not self._offset and lines.startswith(b"id,"):
+            if not self.offset and lines.startswith(b"id,"):
                 lines = lines.partition(b"\n")[2]
             if lines:
-                self.errors.fold(lines)
-            self._offset += end
+                fold(lines)
+            self.offset += end
             self._tail = chunk[max(0, end - 64) : end] or self._tail
             if len(chunk) < CHUNK:
                 self.behind = False
                 return
 
 
+class Reader:
+    """Folds the CSV, or all that a pattern with * names; anew when one shrinks or is another file."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._parts: Dict[str, Part] = {}
+        self.errors = Errors()
+
+    def poll(self, seconds: float = 1.0) -> bool:
+        """Fold in what is new, for about so long; whether anything changed. OSError: it cannot be read."""
+        for path in named(self._pattern):
+            self._parts.setdefault(path, Part(path))
+        parts = self._parts.values()
+        gone = [part.follow() for part in parts]
+        anew = any(gone)
+        if anew:
+            self.errors = Errors()
+            for part in parts:
+                part.rewind()
+        before = [part.offset for part in parts]
+        deadline = time.monotonic() + seconds
+        for part in parts:
+            part.read(self.errors.fold, deadline)
+        return anew or before != [part.offset for part in parts]
+
+    @property
+    def behind(self) -> bool:
+        """There was more than one poll could read."""
+        return any(part.behind for part in self._parts.values())
+
+    @property
+    def last_change(self) -> float:
+        """When the last row came, Unix time."""
+        return max((part.last_change for part in self._parts.values()), default=0.0)
+
+
 # --- files ------------------------------------------------------------------------------------------
 
 
-def unmatched(state_file: str) -> Optional[Tuple[str, str]]:
+def unmatched(pattern: str) -> Optional[Tuple[str, str]]:
     """How many true values and how many predictions wait in metrics' state for their other half for OLD seconds.
 
     None where it cannot be read, as on another machine or while metrics rests: it is only worth a mention.
     """
+    counts = [0, 0]
     try:
-        with closing(sqlite3.connect(f"file:{quote(state_file)}?mode=ro", timeout=0.1, uri=True)) as db:
-            counts = [
-                db.execute(
-                    f"SELECT count(*) FROM (SELECT 1 FROM samples WHERE {column} IS NULL AND since < ? LIMIT ?)",  # noqa: S608
-                    (time.time() - OLD, MOST_COUNTED + 1),
-                ).fetchone()[0]
-                for column in ("y_pred", "y_true")
-            ]
+        for path in named(pattern):
+            with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=0.1, uri=True)) as db:
+                for index, other in enumerate(("y_pred", "y_true")):
+                    query = f"SELECT 1 FROM samples WHERE {other} IS NULL AND since < ? LIMIT ?"  # noqa: S608
+                    limits = time.time() - OLD, MOST_COUNTED + 1
+                    counts[index] += db.execute(f"SELECT count(*) FROM ({query})", limits).fetchone()[0]  # noqa: S608
     except sqlite3.Error as error:
-        log.debug("%s: %s", state_file, error)
+        log.debug("%s: %s", pattern, error)
         return None
     true_values, predictions = (f">{MOST_COUNTED}" if count > MOST_COUNTED else str(count) for count in counts)
     return true_values, predictions

@@ -1,6 +1,6 @@
 """Kills, stops, cuts off and starves the services and the broker at full speed, then counts what came through.
 
-    python tests/chaos.py [--seed N] [--seconds 60]
+    python tests/chaos.py [--seed N] [--seconds 60] [--shards 1]
 
 Prints the samples, the faults by kind, the rows, and how many were lost or written twice; exits with 1 when
 any was. Nothing depends on what the services say of themselves: a proxy on the wire between features and
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Set, Tuple
 
 import numpy as np
-from conftest import STATISTICS, Pipeline, Process
+from conftest import STATISTICS, Pipeline, Process, read_rows
 from node import Node, wait_until
 from proxy import Proxy, Wire
 
@@ -32,16 +32,26 @@ SERVICES = {"features": 2, "model": 2, "metrics": 2, "plot": 1}
 DRAIN_WITHIN = 120.0  # seconds for all that is queued in the end to become rows
 
 
+def part(path: Path, shard: int) -> Path:
+    """The file of a shard of metrics."""
+    return path.with_name(f"{path.stem}.{shard}{path.suffix}") if shard else path
+
+
 class Replica:
     """One process of a service, with its own way to the broker; started anew whenever it is killed."""
 
-    def __init__(self, pipeline: Pipeline, proxy: Proxy, service: str, number: int) -> None:
+    def __init__(self, pipeline: Pipeline, proxy: Proxy, service: str, number: int, shards: int) -> None:
         self._pipeline = pipeline
         self.proxy = proxy
         self.service = service
         self._settings: Dict[str, Any] = {"RABBITMQ_PORT": proxy.port, "PLOT_INTERVAL": 1}
         if service == "features":
-            self._settings.update(INTERVAL=0, BATCH_SIZE=(1, 10)[number % 2])
+            self._settings.update(INTERVAL=0, BATCH_SIZE=(1, 10)[number % 2], SHARDS=shards)
+        if service == "metrics":
+            shard = number % shards
+            self._settings.update(
+                SHARD=shard, CSV_FILE=part(pipeline.csv, shard), STATE_FILE=part(pipeline.state, shard)
+            )
         self.process = self.start()
 
     def start(self) -> Process:
@@ -129,7 +139,7 @@ class Chaos:
         time.sleep(self._rng.uniform(low, high))
 
 
-def run(node: Node, seed: int, seconds: float, folder: Path) -> Tuple[bool, str]:
+def run(node: Node, seed: int, seconds: float, folder: Path, shards: int = 1) -> Tuple[bool, str]:
     """One run on a node that looks at its queues every second; whether all is well, and the report."""
     rng = random.Random(seed)
     pipeline = Pipeline(node.env, folder)
@@ -138,9 +148,9 @@ def run(node: Node, seed: int, seconds: float, folder: Path) -> Tuple[bool, str]
     try:
         replicas = []
         for service, count in SERVICES.items():
-            for number in range(count):
+            for number in range(count * shards if service == "metrics" else count):
                 proxies.append(Proxy(node.port, wire if service == "features" else None))
-                replicas.append(Replica(pipeline, proxies[-1], service, number))
+                replicas.append(Replica(pipeline, proxies[-1], service, number, shards))
         chaos = Chaos(node, replicas, rng)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -149,37 +159,39 @@ def run(node: Node, seed: int, seconds: float, folder: Path) -> Tuple[bool, str]
         for replica in replicas:
             if replica.service == "features":
                 replica.process.stop(clean=False)  # it may just be without a connection
-        wait_until(lambda: _all_consumed(node), DRAIN_WITHIN, "every queue is empty")
+        queues = ["features", *(messages.shard(half, n) for n in range(shards) for half in ("y_true", "y_pred"))]
+        wait_until(lambda: _all_consumed(node, queues), DRAIN_WITHIN, "every queue is empty")
         for replica in replicas:
             if replica.service != "features":
                 replica.process.stop()
-        left = sum(pipeline.waiting(queue) for queue in ("features", "y_true", "y_pred"))
+        left = sum(pipeline.waiting(queue) for queue in queues)
         assert not left, f"{left} messages are left in the queues"
-        return judge(seed, chaos.count, wire, pipeline, node)
+        return judge(seed, chaos.count, wire, pipeline, node, shards)
     finally:
         pipeline.close()
         for proxy in proxies:
             proxy.close()
 
 
-def _all_consumed(node: Node) -> bool:
-    queues = [queue for queue in node.api("GET", "/queues") if queue["name"] != "dead_letters"]
+def _all_consumed(node: Node, names: List[str]) -> bool:
+    queues = [queue for queue in node.api("GET", "/queues") if queue["name"] in names]
     # The statistics lag behind by some seconds: a queue counts as empty when it was idle meanwhile.
-    return len(queues) == 3 and all(
+    return len(queues) == len(names) and all(
         queue.get("messages", 1) == 0 and queue.get("messages_details", {}).get("rate", 1) == 0 for queue in queues
     )
 
 
 def judge(
-    seed: int, faults: "collections.Counter[str]", wire: Wire, pipeline: Pipeline, node: Node
+    seed: int, faults: "collections.Counter[str]", wire: Wire, pipeline: Pipeline, node: Node, shards: int = 1
 ) -> Tuple[bool, str]:
     """Compare the CSV with what passed over the wire."""
-    rows = pipeline.rows()
+    rows = [row for shard in range(shards) for row in read_rows(part(pipeline.csv, shard))]
     written = {row[0]: row[1:] for row in rows}
     twice = len(rows) - len(written)
-    y_true = decoded(wire.published["y_true"], messages.finite_number)
+    labels = [messages.shard("y_true", shard) for shard in range(shards)]
+    y_true = decoded({body for queue in labels for body in wire.published[queue]}, messages.finite_number)
     X = decoded(wire.published["features"], messages.finite_numbers)
-    confirmed = wire.confirmed_ids("y_true") & wire.confirmed_ids("features")
+    confirmed = {found for queue in labels for found in wire.confirmed_ids(queue)} & wire.confirmed_ids("features")
     lost = confirmed - written.keys()
     wrong = {
         sample_id
@@ -189,7 +201,7 @@ def judge(
         or float(prediction) != float(np.sum(X[sample_id]))
         or float(error) != abs(float(label) - float(prediction))
     }
-    waiting = _waiting(pipeline.state)
+    waiting = {found for shard in range(shards) for found in _waiting(part(pipeline.state, shard))}
     unexplained = waiting & confirmed
     dead = sum(queue.get("messages", 0) for queue in node.api("GET", "/queues") if queue["name"] == "dead_letters")
     named = f" ({', '.join(sorted(waiting)[:3])}{', …' if len(waiting) > 3 else ''})" if waiting else ""
@@ -222,13 +234,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--seconds", type=float, default=60, help="of faults; the end takes up to as long again")
+    parser.add_argument("--shards", type=int, default=1, help="of metrics, two replicas each")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and nothing is left running
     print(f"seed {arguments.seed}, {arguments.seconds:g} s of faults", flush=True)
     node = Node(STATISTICS)
     try:
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            good, report = run(node.start(), arguments.seed, arguments.seconds, Path(folder))
+            good, report = run(node.start(), arguments.seed, arguments.seconds, Path(folder), arguments.shards)
     finally:
         node.close()
     print(report)

@@ -118,6 +118,13 @@ class Process:
         self.popen.wait()
 
 
+def read_rows(csv: Path) -> List[List[str]]:
+    """The rows of a CSV that metrics writes, without its header; none where there is no file yet."""
+    lines = csv.read_text().splitlines() if csv.exists() else []
+    assert not lines or lines[0] == HEADER
+    return [line.split(",") for line in lines[1:]]
+
+
 class Pipeline:
     """The scripts in one virtual host, their files in one folder, and a client that is not ours."""
 
@@ -161,11 +168,7 @@ class Pipeline:
 
     def rows(self) -> List[List[str]]:
         """The CSV's rows so far, without its header."""
-        if not self.csv.exists():
-            return []
-        lines = self.csv.read_text().splitlines()
-        assert not lines or lines[0] == HEADER
-        return [line.split(",") for line in lines[1:]]
+        return read_rows(self.csv)
 
     def wait_until_rows(self, count: int, seconds: float = 60) -> None:
         wait_until(

@@ -75,8 +75,9 @@ def test_features_killed_before_the_confirm_leaves_what_rabbitmq_took_and_nothin
     pipeline.wait_for_rows(6)
 
 
-def test_chaos_loses_and_repeats_nothing(node, tmp_path: Path):
-    good, report = chaos.run(node, seed=20, seconds=10, folder=tmp_path)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_chaos_loses_and_repeats_nothing(node, tmp_path: Path, shards: int):
+    good, report = chaos.run(node, seed=20, seconds=8, folder=tmp_path, shards=shards)
     assert good, report
     print(report)
 

@@ -127,3 +127,15 @@ def test_whatever_comes_is_either_a_good_sample_or_has_a_reason(raw):
     for piece, reason in messages.offending(raw, message, message.faults):
         assert piece in raw
         assert reason
+
+
+@pytest.mark.parametrize(
+    "reply_to", [None, "", "y_true.1", "y_pred.0", "y_pred.100", "y_pred.1.1", "features", "y_pred.x"]
+)
+def test_an_answer_goes_to_a_shard_of_y_pred_and_nowhere_else(reply_to):
+    assert messages.answer_queue(reply_to) == "y_pred"
+    assert [messages.answer_queue(messages.shard("y_pred", n)) for n in (0, 7, 99)] == [
+        "y_pred",
+        "y_pred.7",
+        "y_pred.99",
+    ]

@@ -390,6 +390,20 @@ def test_a_model_and_a_data_set_of_the_users_own_take_the_place_of_the_sum(pipel
     assert np.mean([float(row[3]) for row in rows]) == pytest.approx(43.3, abs=0.05)
 
 
+def test_each_shard_of_metrics_has_its_own_csv_and_all_samples_find_their_row_in_one(pipeline, tmp_path):
+    pipeline.connected("model")
+    folder = pipeline.csv.parent
+    for shard in range(3):  # shard 0 is what metrics is without the setting
+        files = {"CSV_FILE": folder / f"metric_log.{shard}.csv", "STATE_FILE": tmp_path / f"{shard}.db"}
+        pipeline.connected("metrics", **(dict(SHARD=shard, **files) if shard else {}))
+    plot = pipeline.start("plot", PLOT_INTERVAL=0.5, CSV_FILE=folder / "metric_log*.csv")
+    assert pipeline.start("features", SAMPLES=3000, BATCH_SIZE=10, INTERVAL=0, SHARDS=3).ends() == 0
+    plot.says("3000 rows, MAE")
+    rows = [line for part in folder.glob("*.csv") for line in part.read_text().splitlines()[1:]]
+    assert len({row.split(",")[0] for row in rows}) == len(rows) == 3000
+    assert sorted(len(part.read_text().splitlines()) for part in folder.glob("*.csv")) == [1001] * 3
+
+
 def test_replicas_of_every_service_write_each_row_once(pipeline):
     for script in ("model", "metrics") * 2:
         pipeline.connected(script)

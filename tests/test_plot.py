@@ -188,6 +188,28 @@ def test_a_csv_that_cannot_be_opened_is_read_when_it_can_be(csv):
     assert reader.errors.sum == 5.0
 
 
+def test_the_parts_of_a_pattern_are_folded_together_and_all_anew_when_one_is_replaced(tmp_path):
+    one, other, third = (tmp_path / f"log{part}.csv" for part in ("", ".1", ".2"))
+    reader = Reader(str(tmp_path / "log*.csv"))
+    assert not reader.poll()
+    one.write_text(HEADER + lines([1.0]))
+    other.write_text(HEADER + lines([2.0, 4.0]))
+    assert reader.poll()
+    assert (reader.errors.count, reader.errors.sum) == (3, 7.0)
+    third.write_text(HEADER + lines([8.0]))
+    with one.open("a") as file:
+        file.write(lines([16.0]))
+    known = reader.errors
+    assert reader.poll()
+    assert reader.errors is known  # a new part does not make it read the others again
+    assert (reader.errors.count, reader.errors.sum) == (5, 31.0)
+    assert reader.last_change == max(path.stat().st_mtime for path in (one, other, third))
+    other.unlink()
+    assert reader.poll()
+    assert (reader.errors.count, reader.errors.sum) == (3, 25.0)
+    assert not reader.poll()
+
+
 def test_a_line_longer_than_memory_is_skipped(csv, monkeypatch):
     monkeypatch.setattr(plot, "CHUNK", 1000)
     csv.write_text(HEADER + "x" * 5000 + "\n" + lines([1.0, 2.0]))
@@ -377,6 +399,11 @@ def test_what_waits_unmatched_is_read_from_the_state_of_metrics(tmp_path, monkey
     assert plot.unmatched(state) == ("2", "1")
     monkeypatch.setattr(plot, "MOST_COUNTED", 1)
     assert plot.unmatched(state) == (">1", "1")
+    monkeypatch.setattr(plot, "MOST_COUNTED", 10)
+    other = Ledger(str(tmp_path / "log.1.csv"), str(tmp_path / "a state.1.db"))
+    other.write([("e", "y_true", 1.0)])
+    assert plot.unmatched(str(tmp_path / "a state*.db")) == ("3", "1")
+    other.close()
     ledger.close()
     Path(state).write_bytes(b"nonsense" * 1000)
     assert plot.unmatched(state) is None

@@ -34,6 +34,8 @@ WRONG = [
     ("model", "MODEL", "nowhere.model:predict"),
     ("model", "MODEL", "examples.diabetes.model:nothing"),
     ("model", "MODEL", "examples.diabetes.model:FITTED"),
+    ("features", "SHARDS", "0"),
+    ("metrics", "SHARD", "100"),
     ("model", "PREFETCH", "0"),
     ("model", "RABBITMQ_HOST", "a,,b"),
     ("model", "LOG_LEVEL", "loud"),
@@ -42,6 +44,7 @@ WRONG = [
     ("metrics", "RABBITMQ_URL", "http://localhost"),
     ("plot", "PLOT_INTERVAL", "0"),
     ("plot", "LOG_LEVEL", "7"),
+    ("plot", "PLOT_LANG", "fr"),
 ]
 
 
