@@ -10,7 +10,8 @@ RUN pip install --no-cache-dir --ignore-installed --require-hashes -r requiremen
  && find /usr/local/lib -path '*-packages/*' -type d -name tests -prune -exec rm -rf {} +
 
 COPY deploy/entrypoint.sh *.py ./
-RUN python -m compileall -q . && mkdir logs state
+# Who owns logs/ is who runs the services: the owner of what is mounted there, else this user.
+RUN python -m compileall -q . && mkdir logs state && chown 1000:1000 logs state
 
 ENV PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib \

@@ -2,6 +2,10 @@
 # Runs a service as the owner of the mounted logs/, whoever that is, so that the files there belong to the
 # person who cloned the project. No capability survives, also where that owner is root.
 set -eu
+# A secret with the name of a setting, as Docker Swarm mounts it, is that setting.
+for secret in /run/secrets/[A-Z]*; do
+    [ -f "$secret" ] && export "$(basename "$secret")=$(cat "$secret")"
+done
 if [ "$(id -u)" = 0 ]; then
     owner=$(stat -c %u /app/logs)
     group=$(stat -c %g /app/logs)

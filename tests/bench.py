@@ -211,6 +211,40 @@ def scaling(bench: Bench, replicas: int) -> Tuple[float, float]:
         bench.end(pipeline)
 
 
+def metrics_stage(bench: Bench, replicas: int, shards: int, samples: int) -> float:
+    """Rows a second that metrics alone writes from full queues, batches of 100."""
+    pipeline = bench.pipeline()
+    try:
+        channel = pipeline.connect()
+        queues = [messages.shard(half, n) for n in range(shards) for half in ("y_true", "y_pred")]
+        for queue in queues:
+            channel.queue_declare(queue, durable=True)
+        ids = features.Ids()
+        for number in range(samples // 100):
+            some = ids.take(100)
+            for half, value in (("y_true", 1.5), ("y_pred", 1.25)):
+                body = messages.encode(some, [value] * 100, is_batch=True)
+                channel.basic_publish("", messages.shard(half, number % shards), body)
+        files = []
+        for number in range(replicas):
+            shard = number % shards
+            files.append(pipeline.csv.with_name(f"{shard}.csv"))
+            state = pipeline.state.with_name(f"{shard}.db")
+            pipeline.connected("metrics", SHARD=shard, CSV_FILE=files[-1], STATE_FILE=state)
+
+        row = len(csv_line((features.Ids().take(1)[0], 1.5, 1.25)))  # each is as long
+
+        def rows() -> int:
+            return sum(file.stat().st_size // row for file in set(files) if file.exists())
+
+        wait_until(rows, 20, "the first rows")
+        begun, first = time.monotonic(), rows()
+        wait_until(lambda: rows() >= samples, 300, "all rows")
+        return (samples - first) / (time.monotonic() - begun)
+    finally:
+        bench.end(pipeline)
+
+
 def service_cost(bench: Bench, service: str) -> Tuple[float, float]:
     """Seconds until a service is connected, or for plot has drawn, and its resident MB then."""
     pipeline = bench.pipeline()
@@ -349,6 +383,11 @@ def measurements(bench: Bench, folder: Path) -> Iterator[Tuple[Sequence[Line], M
             [Line(name, "samples/s", aims), Line(f"{name}: largest share", "x fair", [at_most(1.5)])],
             {OURS: partial(scaling, bench, replicas)},
         )
+    one = "metrics alone, 1 replica"
+    for name, replicas, shards in (one, 1, 1), ("metrics alone, 2 replicas", 2, 1), ("metrics alone, 2 shards", 2, 2):
+        aims = [at_least(1.2, one)] if shards > 1 else []
+        by = {OURS: single(partial(metrics_stage, bench, replicas, shards, 400_000))}
+        yield [Line(name, "rows/s", aims)], by
     for waiting in (0, 100_000, 1_000_000):
         beside = [at_least(0.8, "join, 0 waiting")] if waiting else []
         yield (
