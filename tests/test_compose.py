@@ -2,92 +2,22 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set
+from typing import Iterator
 
 import pytest
-from conftest import HEADER, ROOT
-from node import call_api, free_ports, wait_until, works
+from conftest import read_rows
+from containers import Project
+from node import call_api, wait_until, works
 
 DIABETES = {"MODEL": "examples.diabetes.model:predict", "DATASET": "examples/diabetes/diabetes.csv"}
-SERVICES = ["features", "metrics", "model", "plot", "rabbitmq"]
 V2, V1 = "docker compose", "docker-compose"
 
 
 pytestmark = pytest.mark.skipif(not works("docker info"), reason="no Docker Engine runs here")
-
-
-class Project:
-    """A fresh clone, and Compose in it."""
-
-    def __init__(self, compose: str, folder: Path, env: Dict[str, Any]) -> None:
-        if not works(f"{compose} version"):
-            pytest.skip(f"{compose} is not installed")
-        files = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        ).stdout.split()  # fmt: skip
-        for file in files:
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, folder / file)
-        self.folder = folder
-        self.env = env
-        self.csv = folder / "logs" / "metric_log.csv"
-        self.picture = folder / "logs" / "error_distribution.png"
-        amqp, self.ui_port = free_ports(2)
-        self._command = [*compose.split(), "--project-name", f"demo{amqp}"]
-        self._env = {**os.environ, "AMQP_PORT": str(amqp), "UI_PORT": str(self.ui_port), "PLOT_INTERVAL": "1"}
-        self._env.update({name: str(value) for name, value in env.items()})
-
-    def run(self, *arguments: str) -> str:
-        result = subprocess.run(
-            [*self._command, *arguments], cwd=self.folder, env=self._env, capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    def inspect(self, service: str, what: str) -> List[str]:
-        """One answer a container of the service, running or not; an empty one where there is nothing to say."""
-        command = [
-            "docker",
-            "ps",
-            "--all",
-            "--quiet",
-            "--filter",
-            f"label=com.docker.compose.project={self._command[-1]}",
-        ]
-        ids = subprocess.check_output([*command, "--filter", f"label=com.docker.compose.service={service}"], text=True)
-        inspect = ["docker", "inspect", "--format", what]
-        return [subprocess.check_output([*inspect, container], text=True).strip() for container in ids.split()]
-
-    def all_healthy(self) -> bool:
-        return all(set(self.inspect(service, "{{.State.Health.Status}}")) == {"healthy"} for service in SERVICES)
-
-    def ids(self) -> List[str]:
-        """The ids in the CSV, in its order."""
-        if not self.csv.exists():
-            return []
-        header, *lines = self.csv.read_text().splitlines()
-        assert header == HEADER
-        return [line.split(",")[0] for line in lines]
-
-    def mae(self) -> float:
-        errors = [float(line.split(",")[3]) for line in self.csv.read_text().splitlines()[1:]]
-        return sum(errors) / len(errors)
-
-    def wait_for_rows(self, more_than: int, seconds: float = 45) -> int:
-        wait_until(lambda: len(self.ids()) > more_than, seconds, f"more rows than {more_than}")
-        ids = self.ids()
-        assert len(set(ids)) == len(ids)
-        return len(ids)
-
-    def owners(self) -> Set[int]:
-        return {file.stat().st_uid for file in (self.csv, self.picture)}
 
 
 @pytest.fixture
@@ -189,6 +119,7 @@ def test_two_replicas_of_each_service_write_each_row_once(project):
     assert "connected to RabbitMQ" in logs
     if "DATASET" in project.env:
         assert "442 rows of examples/diabetes/diabetes.csv: the features are age, sex," in logs
-        assert project.mae() == pytest.approx(43.3, abs=2)
+        errors = [float(row[3]) for row in read_rows(project.csv)]
+        assert sum(errors) / len(errors) == pytest.approx(43.3, abs=2)
     assert "hunter2" not in logs
     assert "CapEff:\t0000000000000000" in project.run("exec", "-T", "metrics", "cat", "/proc/1/status")
