@@ -47,7 +47,9 @@ DEAD_LETTERS = "dead_letters"
 #: how long a handler may keep the I/O loop to itself. (https://www.rabbitmq.com/docs/heartbeats)
 HEARTBEAT = 30
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries to connect, growing from one to the other
+#: Seconds between tries to connect, growing from one to the other. Of several hosts all are tried between two pauses:
+#: the nodes of a cluster that was down come back one by one.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 RETRY = 1.0  # seconds until a handler that raised NotNow is called again
 FINISH_WITHIN = 2.5  # seconds that a stop waits for confirms, and where need be for a connection
 
@@ -219,6 +221,7 @@ class Broker:
         self._blocked = False
         self._why_closed = ""  # where we closed the connection ourselves
         self._pause = FIRST_PAUSE
+        self._closed = 0  # how many connections, or tries for one, have ended
         self._retry: Any = None  # the timer for the next try to connect
         self._handler_trouble, self._chore_trouble = service.Trouble(), service.Trouble()
         self._stopping = False  # nothing new is begun
@@ -371,9 +374,12 @@ class Broker:
             self._loop.stop()
             return
         reason, self._why_closed = self._why_closed or _cause(error), ""
-        log.warning("no connection to RabbitMQ at %s (%s); next try in %g s", self._where(), reason, self._pause)
-        self._retry = self._loop.call_later(self._pause, self._connect)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._closed += 1
+        pause = 0.0
+        if self._closed % len(self._hosts) == 0:
+            pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        log.warning("no connection to RabbitMQ at %s (%s); next try in %g s", self._where(), reason, pause)
+        self._retry = self._loop.call_later(pause, self._connect)
         self._hosts.rotate(-1)
         self._close_when_done()
 

@@ -1,6 +1,7 @@
 """Settings: a wrong one stops the script at once with one line and exit code 2; and stopping without a broker."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -110,6 +111,11 @@ def test_without_a_broker_a_script_says_so_once_a_try_and_ends_when_asked(withou
 def test_several_hosts_are_tried_in_turn(without_broker):
     process = without_broker.start("model", RABBITMQ_HOST="127.0.0.1,localhost")
     process.says("at 127.0.0.1:1").says("at localhost:1")
+
+
+def test_all_hosts_are_tried_between_two_pauses(without_broker):
+    process = without_broker.start("model", RABBITMQ_HOST="127.0.0.1,localhost,127.0.0.1").says("next try in 1 s")
+    assert re.findall(r"next try in (\S+) s", process.output)[:6] == ["0", "0", "0.5", "0", "0", "1"]
 
 
 def test_a_host_that_is_not_known_is_tried_again(without_broker):
