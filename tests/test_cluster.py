@@ -1,6 +1,7 @@
 """Three RabbitMQ nodes by deploy/cluster.yml, of which any may fail; not a line of the services knows of it."""
 
 import secrets
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -98,6 +99,10 @@ def wait_for_growth(cluster: Project, seconds: float = 60) -> None:
     wait_until(lambda: csv_size(cluster) > size + 100_000, seconds, "rows come")
 
 
+def docker(*arguments: str) -> None:
+    subprocess.run(["docker", *arguments], check=True, timeout=60)
+
+
 def test_a_cluster_forms_by_itself_and_tells_prometheus_of_itself(cluster):
     nodes = call_api(cluster.ui_port, "GET", "/nodes")
     assert {node["name"] for node in nodes if node["running"]} == {f"rabbit@{name}" for name in NODES}
@@ -138,6 +143,19 @@ def test_a_killed_node_is_left_within_seconds_and_nothing_is_lost(cluster, node)
         wait_until(lambda: all_replicas_online(cluster), 90, f"{node} back in the cluster")
         print(f"\nlongest pause with {node} killed: {longest_pause(begun):.1f} s")
         assert longest_pause(begun) < 15
+
+
+def test_a_node_that_vanishes_from_the_network_is_left_too(cluster):
+    [container] = cluster.inspect("rabbitmq", "{{.Id}}")
+    network = f"{cluster.name}_default"
+    with load(cluster) as longest_pause:
+        begun = time.monotonic()
+        docker("network", "disconnect", network, container)
+        wait_for_growth(cluster, 90)
+        print(f"\nlongest pause with rabbitmq cut off: {longest_pause(begun):.1f} s")
+        docker("network", "connect", "--alias", "rabbitmq", network, container)
+        wait_until(lambda: all_replicas_online(cluster), 90, "rabbitmq back in the cluster")
+        assert longest_pause(begun) < 30
 
 
 def test_two_nodes_are_killed_at_once_and_all_goes_on_when_they_are_back(cluster):
