@@ -1,10 +1,12 @@
 """Three RabbitMQ nodes by deploy/cluster.yml, of which any may fail; not a line of the services knows of it."""
 
+import os
 import secrets
 import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import Callable, Iterator, List
 
 import pika
@@ -18,8 +20,8 @@ SERVICES = ["features", "model", "metrics", "plot"]
 SAMPLES = 10_000  # of each of two features, in twenty seconds: about as long as it takes to break and mend something
 
 pytestmark = [
+    pytest.mark.skipif(os.environ.get("CLUSTER") != "1", reason="takes five minutes: set CLUSTER=1"),
     pytest.mark.skipif(not works("docker info"), reason="no Docker Engine runs here"),
-    pytest.mark.xdist_group("cluster"),  # its tests share one
 ]
 
 
@@ -177,3 +179,25 @@ def test_a_rolling_restart_loses_nothing_and_restarts_no_service(cluster):
             cluster.run("restart", node)
             wait_until(lambda: all_replicas_online(cluster), 90, f"{node} back in the cluster")
             print(f"\nlongest pause with {node} restarted: {longest_pause(begun):.1f} s")
+
+
+def test_four_replicas_of_a_slow_model_are_three_and_a_half_times_as_fast_as_one(cluster):
+    slow = {"MODEL": "examples.slow:predict", "INTERVAL": "0", "BATCH_SIZE": "1"}
+    rates = {}
+    for replicas in (1, 4):
+        before, samples = len(cluster.ids()), 400 * replicas
+        cluster.env.update(slow, SAMPLES=str(samples))
+        cluster.run("rm", "--force", "--stop", "features", "model")
+        cluster.run("up", "--detach", "--scale", f"model={replicas}", "--scale", "features=0")
+        wait_until(partial(all_healthy, cluster, "model", replicas), 60, "all replicas of the model")
+        cluster.run("up", "--detach", "--scale", f"model={replicas}", "--scale", "features=1", "features")
+        cluster.wait_for_rows(before)
+        begun, first = time.monotonic(), len(cluster.ids())
+        cluster.wait_for_rows(before + samples - 1, 60)
+        rates[replicas] = (before + samples - first) / (time.monotonic() - begun)
+    print(f"\na model of 20 ms: {rates[1]:.1f}/s, four of it: {rates[4]:.1f}/s")
+    assert rates[4] > 3.5 * rates[1]
+
+
+def all_healthy(cluster: Project, service: str, replicas: int) -> bool:
+    return cluster.inspect(service, "{{.State.Health.Status}}") == ["healthy"] * replicas
