@@ -85,6 +85,10 @@ class Bench:
         (folder / "logs").mkdir(parents=True)
         return Pipeline({**self._node.env, "RABBITMQ_VHOST": name}, folder)
 
+    def broker_pid(self) -> int:
+        command = ["pgrep", "--newest", "--full", f"beam.*{self._node.folder.name}"]
+        return int(subprocess.check_output(command, text=True))
+
     def end(self, pipeline: Pipeline) -> None:
         pipeline.close()
         self._node.api("DELETE", f"/vhosts/bench{self._count}")
@@ -111,6 +115,32 @@ def end_to_end(bench: Bench, kind: str, samples: int, batch: int) -> float:
         return samples / (end - min(first_publish(row) for row in pipeline.rows()))
     finally:
         bench.end(pipeline)
+
+
+def cpu_cost(bench: Bench, samples: int, batch: int) -> List[float]:
+    """CPU microseconds a sample, end to end, of features, model, metrics and RabbitMQ."""
+    pipeline = bench.pipeline()
+    try:
+        found = {service: pipeline.connected(service).popen.pid for service in ("metrics", "model")}
+        source = pipeline.connected("features", SAMPLES=samples, INTERVAL=0, BATCH_SIZE=batch)
+        found["features"] = source.popen.pid
+        found["rabbitmq"] = bench.broker_pid()
+        before = {name: cpu_seconds(pid) for name, pid in found.items()}
+        last = dict(before)
+        while not pipeline.csv.exists() or pipeline.csv.read_bytes().count(b"\n") <= samples:
+            last["features"] = cpu_seconds(found["features"]) or last["features"]  # it ends before the others
+            time.sleep(0.2)
+        last.update({name: cpu_seconds(found[name]) for name in ("model", "metrics", "rabbitmq")})
+        return [1e6 * (last[name] - before[name]) / samples for name in ("features", "model", "metrics", "rabbitmq")]
+    finally:
+        bench.end(pipeline)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process has used; 0 when it has ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used if fields[0] != "Z" else 0.0
 
 
 def wait_for_lines(csv: Path, count: int, seconds: float = 300) -> None:
@@ -357,6 +387,9 @@ def measurements(bench: Bench, folder: Path) -> Iterator[Tuple[Sequence[Line], M
         [Line("end to end, batch 1", "samples/s", [at_least(1.8, TEXTBOOK), at_least(8, SAFE)])],
         {kind: single(partial(end_to_end, bench, kind, n, 1)) for kind, n in samples.items()},
     )
+    for batch, n in (1, 20_000), (100, 300_000):
+        names = [f"CPU a sample, batch {batch}: {name}" for name in ("features", "model", "metrics", "RabbitMQ")]
+        yield [Line(name, "us") for name in names], {OURS: partial(cpu_cost, bench, n, batch)}
     one_by_one = single(partial(end_to_end, bench, TEXTBOOK, samples[TEXTBOOK], 1))
     for batch, n, aims in (
         (10, 50_000, [at_least(10, TEXTBOOK)]),

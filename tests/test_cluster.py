@@ -22,6 +22,7 @@ SAMPLES = 10_000  # of each of two features, in twenty seconds: about as long as
 pytestmark = [
     pytest.mark.skipif(os.environ.get("CLUSTER") != "1", reason="takes five minutes: set CLUSTER=1"),
     pytest.mark.skipif(not works("docker info"), reason="no Docker Engine runs here"),
+    pytest.mark.xdist_group("cluster"),  # its tests share one
 ]
 
 

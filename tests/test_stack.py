@@ -13,6 +13,7 @@ from node import free_ports, wait_until, works
 pytestmark = [
     pytest.mark.skipif(os.environ.get("CLUSTER") != "1", reason="takes two minutes: set CLUSTER=1"),
     pytest.mark.skipif(not works("docker info"), reason="no Docker Engine runs here"),
+    pytest.mark.xdist_group("cluster"),  # one after the other
 ]
 
 STACK = "stack-test"
