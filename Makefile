@@ -11,7 +11,7 @@ local: .venv ## the same without Docker: a private RabbitMQ node and the four sc
 test: .venv ## make test ARGS='-k SOME_TEST'
 	.venv/bin/pytest $(ARGS)
 
-bench: .venv ## samples a second and milliseconds, beside the code that circulates; about 25 minutes
+bench: .venv ## samples a second and milliseconds, beside the code that circulates; about half an hour
 	PYTHONPATH=. .venv/bin/python tests/bench.py $(ARGS)
 
 chaos: .venv ## kills and cuts at random for a minute, then counts; make chaos ARGS='--seed 7'

@@ -3,7 +3,7 @@
     python tests/bench.py [--runs 5] [--only PART ...] [--json FILE] [--png FILE]
 
 Prints a table: each figure's median over the runs, its ratio to *textbook* and to *textbook made safe* (see
-textbook.py), and what is aimed at. Run it on an otherwise idle machine: it uses all of it, for about 25 minutes.
+textbook.py), and what is aimed at. Run it on an otherwise idle machine: it uses all of it, for about half an hour.
 """
 
 import argparse
