@@ -191,7 +191,7 @@ def test_four_replicas_of_a_slow_model_are_three_and_a_half_times_as_fast_as_one
         cluster.run("rm", "--force", "--stop", "features", "model")
         cluster.run("up", "--detach", "--scale", f"model={replicas}", "--scale", "features=0")
         wait_until(partial(all_healthy, cluster, "model", replicas), 60, "all replicas of the model")
-        cluster.run("up", "--detach", "--scale", f"model={replicas}", "--scale", "features=1", "features")
+        cluster.run("up", "--detach", "--scale", "features=1", "features")
         cluster.wait_for_rows(before)
         begun, first = time.monotonic(), len(cluster.ids())
         cluster.wait_for_rows(before + samples - 1, 60)
