@@ -300,7 +300,7 @@ class Broker:
         reason = " ".join(reason.split())[:500]  # one line, and headers must fit into one frame
         log.warning("a message from %s goes to %s: %s", delivery.queue, DEAD_LETTERS, reason)
         headers = {"x-service": self._name, "x-queue": delivery.queue, "x-reason": reason}
-        self.publish(DEAD_LETTERS, body, delivery, headers)
+        self.publish(DEAD_LETTERS, body, delivery, headers, delivery.reply_to)
 
     def run(self) -> int:
         """Work until a stop is requested or all is produced; what was begun is finished first.

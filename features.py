@@ -7,6 +7,7 @@ A true value is the sum of its sample's features plus Gaussian noise; with a dat
 its rows. Both messages of a sample carry its id; RabbitMQ confirms both, or they are published again with the same id.
 """
 
+import csv
 import itertools
 import logging
 import math
@@ -51,7 +52,8 @@ def _drift(text: str) -> Drift:
 DRIFT = service.setting("DRIFT", None, _drift, "SAMPLE:SHIFT, as in 500:0.5, to add 0.5 to y_true from sample 500 on")
 
 WINDOW = 1000  # messages that may wait for their confirms: enough to keep the broker busy, little to send again
-LARGEST_MESSAGE = 500_000  # numbers, about 10 MB: RabbitMQ 4 takes messages of up to 16 MiB
+LARGEST_MESSAGE = 500_000  # numbers, at most 13 MB: RabbitMQ 4 takes messages of up to 16 MiB
+ID_AND_BRACES = 3  # numbers that they take as much room as
 LARGEST_DATASET = 20_000_000  # numbers, 160 MB in memory
 LONGEST_HEADER = 4_000_000  # characters; what has no line's end before is no CSV
 BLOCK = 4_000_000  # characters of a data set that are read at a time
@@ -129,12 +131,15 @@ def _block(lines: List[str], first: int, names: List[str]) -> np.ndarray:
 
 
 def _cells(line: str) -> List[str]:
-    return [cell.strip().strip('"') for cell in line.split(",")]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
+    except csv.Error:  # as binary files give
+        return [line]
 
 
 def _is_finite(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
+    try:  # float() takes 1_000 and other alphabets' digits too
+        return math.isfinite(float(cell)) and "_" not in cell and cell.isascii()
     except ValueError:
         return False
 
@@ -183,10 +188,10 @@ def source(random: np.random.Generator) -> Tuple[Callable[[int], Samples], int]:
 def main() -> None:
     service.start("features")
     make, n_features = source(np.random.default_rng(SEED))
-    if BATCH_SIZE * n_features > LARGEST_MESSAGE:
+    largest = LARGEST_MESSAGE // (n_features + ID_AND_BRACES)
+    if largest < BATCH_SIZE:
         service.refuse(
-            f"BATCH_SIZE={BATCH_SIZE} with {n_features} features is not allowed:"
-            f" a message must hold at most {LARGEST_MESSAGE} numbers"
+            f"BATCH_SIZE={BATCH_SIZE} is not allowed: with {n_features} features it must be at most {largest}"
         )
     ids = Ids()
     made = 0

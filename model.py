@@ -49,7 +49,7 @@ def load(name: str) -> Model:
     sys.path.insert(0, os.getcwd())  # where the script lies elsewhere
     try:
         found = attrgetter(path)(importlib.import_module(module_name))
-    except Exception as error:  # the module is the user's code: anything may come
+    except (Exception, SystemExit) as error:  # the module is the user's code: anything may come
         log.debug("importing %s", module_name, exc_info=True)
         theirs = [frame for frame in extract_tb(error.__traceback__) if frame.filename[0] != "<"][2:]  # below importlib
         where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
@@ -98,7 +98,7 @@ def _numbers(answer: Any, n_samples: int) -> np.ndarray:
     must = f"for {n_samples} samples it must answer as many numbers, and"
     try:
         y_pred = np.asarray(answer, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # the answer is the user's too: a tensor of torch says in its own way that it won't
         raise Unusable(f"{must} gave a {type(answer).__name__}: {error}") from error
     if y_pred.shape not in {(n_samples,), (n_samples, 1)}:
         raise Unusable(f"{must} gave an array of shape {y_pred.shape}")

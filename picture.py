@@ -118,13 +118,13 @@ def draw(
         return figure
     figure.text(0.03, 0.935, texts.title, size=27)
     facts = [
-        texts.rows.format(_count(errors.count, texts)) if errors.count > 1 else texts.one_row,
+        texts.rows.format(whole(errors.count, texts)) if errors.count > 1 else texts.one_row,
         texts.updated.format(f"{datetime.fromtimestamp(last_change, timezone.utc):%Y-%m-%d %H:%M:%S}"),
     ]
     if waiting:
         facts.append(texts.waiting.format(*waiting))
     if errors.unreadable:
-        facts.append(texts.unreadable.format(_count(errors.unreadable, texts)))
+        facts.append(texts.unreadable.format(whole(errors.unreadable, texts)))
     figure.text(0.03, 0.885, "  ·  ".join(facts), size=16, color=SOFT)
     above, below = figure.add_axes((0.09, 0.36, 0.88, 0.505)), figure.add_axes((0.09, 0.075, 0.88, 0.165))
     for axes in (above, below):
@@ -153,13 +153,13 @@ def _draw_histogram(axes: Any, errors: "Errors", texts: Texts) -> None:
     bars = ceil(top / width)
     counts, edges = histogram.bars(bars * width, bars)
     shares = 100 * counts / errors.count
-    label = texts.always.format(_count(errors.count, texts), number(errors.mae, texts))
+    label = texts.always.format(whole(errors.count, texts), number(errors.mae, texts))
     axes.stairs(shares, edges, fill=True, color=BARS, label=label)
     axes.vlines(edges[1:-1], 0, np.minimum(shares[1:], shares[:-1]), color="white", linewidth=1)
     highest = shares.max()
     if len(recent):
         recent_shares = 100 * np.histogram(recent, edges)[0] / len(recent)
-        label = texts.recent.format(_count(len(recent), texts), number(recent.mean(), texts))
+        label = texts.recent.format(whole(len(recent), texts), number(recent.mean(), texts))
         axes.stairs(recent_shares, edges, color=RECENT, linewidth=3, label=label)
         highest = max(highest, recent_shares.max())
     axes.set_xlim(0, edges[-1])
@@ -180,7 +180,7 @@ def _draw_histogram(axes: Any, errors: "Errors", texts: Texts) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
         )  # fmt: skip
     beyond = errors.count - int(counts.sum())
-    note = f"   ({texts.beyond.format(_count(beyond, texts), number(errors.largest, texts))})" if beyond else ""
+    note = f"   ({texts.beyond.format(whole(beyond, texts), number(errors.largest, texts))})" if beyond else ""
     axes.set_xlabel(texts.error + note, size=17)
     axes.set_ylabel(texts.share, size=17)
 
@@ -232,7 +232,8 @@ def number(value: float, texts: Texts, digits: int = 4) -> str:
     return (f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}").replace(",", texts.thousands)
 
 
-def _count(value: int, texts: Texts) -> str:
+def whole(value: int, texts: Texts) -> str:
+    """A whole number with all its digits."""
     return f"{value:,}".replace(",", texts.thousands)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import service
-from picture import TEXTS, draw
+from picture import TEXTS, draw, whole
 
 CSV_FILE = service.text("CSV_FILE", "/app/logs/metric_log.csv")  # or with *, where metrics has shards
 IMG_FILE = service.text("IMG_FILE", "/app/logs/error_distribution.png")
@@ -232,25 +232,24 @@ class Part:
         """Unix time."""
         return os.fstat(self._file.fileno()).st_mtime if self._file else 0.0
 
-    def read(self, fold: Callable[[bytes], None], deadline: float) -> None:
-        """Give `fold` the lines that are new, until this time of the monotonic clock."""
-        self.behind = self._file is not None
-        while self._file and time.monotonic() < deadline:
-            self._file.seek(self.offset)
-            chunk = self._file.read(CHUNK)
-            end = chunk.rfind(b"\n") + 1
-            if not end and len(chunk) == CHUNK:
-                end = CHUNK  # such a line is no row of ours, and is not to fill the memory
-            lines = chunk[:end]
-            if not self.offset and lines.startswith(b"id,"):
-                lines = lines.partition(b"\n")[2]
-            if lines:
-                fold(lines)
-            self.offset += end
-            self._tail = chunk[max(0, end - 64) : end] or self._tail
-            if len(chunk) < CHUNK:
-                self.behind = False
-                return
+    def read(self, fold: Callable[[bytes], None]) -> None:
+        """Give `fold` the lines that are new, at most a chunk of them."""
+        if not self._file:
+            self.behind = False
+            return
+        self._file.seek(self.offset)
+        chunk = self._file.read(CHUNK)
+        self.behind = len(chunk) == CHUNK
+        end = chunk.rfind(b"\n") + 1
+        if not end and self.behind:
+            end = CHUNK  # such a line is no row of ours, and is not to fill the memory
+        lines = chunk[:end]
+        if not self.offset and lines.startswith(b"id,"):
+            lines = lines.partition(b"\n")[2]
+        if lines:
+            fold(lines)
+        self.offset += end
+        self._tail = chunk[max(0, end - 64) : end] or self._tail
 
 
 class Reader:
@@ -274,8 +273,11 @@ class Reader:
                 part.rewind()
         before = [part.offset for part in parts]
         deadline = time.monotonic() + seconds
-        for part in parts:
-            part.read(self.errors.fold, deadline)
+        more = True
+        while more and time.monotonic() < deadline:
+            for part in parts:  # in turn, so that what is recent comes from all of them
+                part.read(self.errors.fold)
+            more = self.behind
         return anew or before != [part.offset for part in parts]
 
     @property
@@ -298,8 +300,11 @@ def unmatched(pattern: str) -> Optional[Tuple[str, str]]:
     None where it cannot be read, as on another machine or while metrics rests: it is only worth a mention.
     """
     counts = [0, 0]
+    paths = named(pattern)
+    if not paths:
+        return None
     try:
-        for path in named(pattern):
+        for path in paths:
             with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=0.1, uri=True)) as db:
                 for index, other in enumerate(("y_pred", "y_true")):
                     query = f"SELECT 1 FROM samples WHERE {other} IS NULL AND since < ? LIMIT ?"  # noqa: S608
@@ -308,7 +313,10 @@ def unmatched(pattern: str) -> Optional[Tuple[str, str]]:
     except sqlite3.Error as error:
         log.debug("%s: %s", pattern, error)
         return None
-    true_values, predictions = (f">{MOST_COUNTED}" if count > MOST_COUNTED else str(count) for count in counts)
+    texts = TEXTS[PLOT_LANG]
+    true_values, predictions = (
+        f">{whole(MOST_COUNTED, texts)}" if count > MOST_COUNTED else whole(count, texts) for count in counts
+    )
     return true_values, predictions
 
 
@@ -332,7 +340,13 @@ def write_page(picture: str) -> None:
     """Write index.html beside the picture, unless there is one that is not ours."""
     folder, name = os.path.split(picture)
     path = os.path.join(folder, "index.html")
-    page = PAGE.format(lang=PLOT_LANG, title=TEXTS[PLOT_LANG].title, picture=quote(name), seconds=PLOT_INTERVAL)
+    page = PAGE.format(
+        lang=PLOT_LANG,
+        title=TEXTS[PLOT_LANG].title,
+        picture=quote(name),
+        seconds=PLOT_INTERVAL,
+        reload=max(1, round(PLOT_INTERVAL)),
+    )
     try:
         os.makedirs(folder or ".", exist_ok=True)
         with open(path, "r+" if os.path.exists(path) else "w+", encoding="utf-8") as file:
@@ -356,7 +370,7 @@ PAGE = f"""<!doctype html>
   body {{{{ margin: 0; background: white }}}}
   img {{{{ display: block; margin: auto; max-width: 100%; max-height: 100vh }}}}
 </style>
-<noscript><meta http-equiv="refresh" content="{{seconds:.0f}}"></noscript>
+<noscript><meta http-equiv="refresh" content="{{reload}}"></noscript>
 <img id="picture" src="{{picture}}" alt="{{title}}">
 <script>
   const shown = document.getElementById("picture");

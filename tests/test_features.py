@@ -54,6 +54,12 @@ def test_a_data_set_may_be_written_in_several_ways(tmp_path, text):
     assert dataset.table.tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
+def test_a_name_in_a_header_may_have_a_comma(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text('"weight, kg",label\n1,2\n')
+    assert features.read_dataset(str(path)).names == ["weight, kg", "label"]
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
@@ -70,7 +76,8 @@ def test_a_data_set_may_be_written_in_several_ways(tmp_path, text):
         (b"a,b\n1,1e999\n", "line 2, column 'b': '1e999' must be"),
         (b"a,b\n1,\xff\n", "line 2, column 'b': '\ufffd' must be"),
         (b"a,b\n1,2 # two\n", "line 2, column 'b': '2 # two' must be"),
-        (b"a,b\n1_0,2\n", "lines 2 to 2 must hold numbers: could not convert string '1_0'"),
+        (b"a,b\n1_0,2\n", "line 2, column 'a': '1_0' must be a finite number"),
+        (b'a,b\n1,"2\n3,4\n', "lines 2 to 3 must hold numbers"),
     ],
 )
 def test_a_data_set_that_cannot_be_used_is_refused_with_line_and_column(tmp_path, data, complaint):

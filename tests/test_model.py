@@ -41,7 +41,25 @@ def test_a_sample_that_the_model_fails_on_takes_no_other_with_it():
     assert found[13] == "the model failed on this sample: ValueError: unlucky"
 
 
-@pytest.mark.parametrize("answer", [lambda X: X, lambda X: 1.0, lambda X: X[:0, 0], lambda X: None, lambda X: ["x"]])
+class Tensor:
+    """Says no as torch's do while they have a gradient."""
+
+    def __array__(self, *_args, **_kwargs):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda X: X,
+        lambda X: 1.0,
+        lambda X: X[:0, 0],
+        lambda X: None,
+        lambda X: ["x"],
+        lambda X: [10**400] * 2,
+        lambda X: Tensor(),
+    ],
+)
 def test_a_model_that_does_not_answer_one_number_a_sample_cannot_be_used(answer):
     with pytest.raises(Unusable, match="for 2 samples it must answer as many numbers, and gave"):
         answers(answer, [[1.0, 2.0], [3.0, 4.0]])

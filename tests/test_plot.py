@@ -210,6 +210,17 @@ def test_the_parts_of_a_pattern_are_folded_together_and_all_anew_when_one_is_rep
     assert not reader.poll()
 
 
+def test_what_is_recent_comes_from_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "CHUNK", 1000)
+    for part, late in ("", 3.0), (".1", 5.0):
+        (tmp_path / f"log{part}.csv").write_text(HEADER + lines([1.0] * 800 + [late] * 200))
+    reader = Reader(str(tmp_path / "log*.csv"))
+    while reader.poll() or reader.behind:
+        pass
+    assert {3.0, 5.0} <= set(reader.errors.recent)
+    assert reader.errors.recent.mean() > 3.5
+
+
 def test_a_line_longer_than_memory_is_skipped(csv, monkeypatch):
     monkeypatch.setattr(plot, "CHUNK", 1000)
     csv.write_text(HEADER + "x" * 5000 + "\n" + lines([1.0, 2.0]))
@@ -400,6 +411,7 @@ def test_what_waits_unmatched_is_read_from_the_state_of_metrics(tmp_path, monkey
     monkeypatch.setattr(plot, "MOST_COUNTED", 1)
     assert plot.unmatched(state) == (">1", "1")
     monkeypatch.setattr(plot, "MOST_COUNTED", 10)
+    assert plot.unmatched(str(tmp_path / "none*.db")) is None
     other = Ledger(str(tmp_path / "log.1.csv"), str(tmp_path / "a state.1.db"))
     other.write([("e", "y_true", 1.0)])
     assert plot.unmatched(str(tmp_path / "a state*.db")) == ("3", "1")

@@ -64,6 +64,7 @@ def test_a_wrong_setting_stops_the_script_with_one_line(without_broker, script, 
     [
         ("1 / 0", "ZeroDivisionError: division by zero (PATH, line 1)"),
         ("def predict(X:", "SyntaxError"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines (PATH, line 1)"),
     ],
 )
