@@ -1,0 +1,95 @@
+"""The rows of a CSV, over and over: its last column is the label, the others are the features."""
+
+import csv
+import math
+import os
+from array import array
+from typing import List, TextIO, Tuple
+
+import numpy as np
+
+LARGEST = 100_000_000  # bytes of the file; its numbers take in memory four times as many at most
+
+
+class Dataset:
+    """The rows of a table, over and over, each round in another random order."""
+
+    def __init__(self, names: List[str], table: np.ndarray) -> None:
+        self.names = names  # of the columns, the label's last
+        self.table = table  # (n_rows, n_features + 1) float64
+        self._order = np.empty(0, dtype=np.int32)  # of the next rows
+
+    def take(self, random: np.random.Generator, n_samples: int) -> Tuple[np.ndarray, np.ndarray]:
+        """The next samples: features, (n_samples, n_features), and labels, (n_samples,).
+
+        The same seed takes the same samples one after the other, however many at a time: `permuted` shuffles one
+        round after the other, as if it were called for each.
+        """
+        missing = n_samples - len(self._order)
+        if missing > 0:
+            rounds = math.ceil(missing / len(self.table))
+            order = np.tile(np.arange(len(self.table), dtype=np.int32), (rounds, 1))
+            self._order = np.concatenate([self._order, random.permuted(order, axis=1).ravel()])
+        rows = self.table[self._order[:n_samples]]
+        self._order = self._order[n_samples:]
+        return rows[:, :-1], rows[:, -1]
+
+
+def read(path: str) -> Dataset:
+    """A CSV: names of columns, then finite numbers. Raises ValueError, one sentence for the person whose file it is."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for, a device read for ever
+        raise ValueError("it must be a file, not a directory, a pipe or a device")
+    try:
+        if os.path.getsize(path) > LARGEST:
+            raise ValueError(f"it must have at most {LARGEST // 10**6} MB, not {os.path.getsize(path) // 10**6}")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return _read(file)
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        raise ValueError(f"it must be in UTF-8, but has the byte {byte}; save the file as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise ValueError(f"it must be a CSV that can be read: {error}") from error
+
+
+def _read(file: TextIO) -> Dataset:
+    lines = csv.reader(file, skipinitialspace=True)
+    rows = ([cell.strip() for cell in row] for row in lines if any(map(str.strip, row)))  # none of the blank ones
+    names = next(rows, [""])
+    _check_names(names, f"line {max(1, lines.line_num)}")
+    numbers = array("d")
+    for row in rows:
+        if len(row) != len(names):
+            found = f"{len(row)}: {_shown(','.join(row))}"
+            raise ValueError(f"line {lines.line_num} must have {len(names)} columns as the header, not {found}")
+        for name, cell in zip(names, row):
+            number = _number(cell)
+            if not math.isfinite(number):
+                where = f"line {lines.line_num}, column {_shown(name)}"
+                raise ValueError(f"{where} must be a finite number like 1234.5 (no comma), not {_shown(cell)}")
+            numbers.append(number)
+    if not numbers:
+        raise ValueError("it must have a row below its header")
+    return Dataset(names, np.frombuffer(numbers).reshape(-1, len(names)))
+
+
+def _check_names(names: List[str], line: str) -> None:
+    shown = _shown(",".join(names))
+    if any(math.isfinite(_number(name)) for name in names):
+        raise ValueError(f"{line} must name the columns, but has numbers: {shown}")
+    if len(names) < 2:
+        raise ValueError(f"{line} must name two columns or more, with ',' between (not ';' or tabs): {shown}")
+    if "" in names:
+        index = "if it is the index that pandas adds, write the file with index=False"
+        raise ValueError(f"{line} must name every column, but column {names.index('') + 1} has no name; {index}")
+
+
+def _number(cell: str) -> float:
+    """Not finite for what isn't a number either."""
+    try:
+        return math.nan if "_" in cell else float(cell)  # 2021_05 is a number to Python alone
+    except ValueError:
+        return math.nan
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 50 else text[:50] + "…")

@@ -1,0 +1,130 @@
+"""From a name, `module:callable`, to a model; from samples to an answer, or a reason why there is none, for each.
+
+The model is the user's code: whatever it raises or returns becomes one sentence that says what it was.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from operator import attrgetter
+from traceback import extract_tb
+from typing import Any, Callable, Dict, List, Union
+
+import numpy as np
+
+from parts.service import NotNow
+
+Model = Callable[[np.ndarray], Any]  # (n_samples, n_features) float64 to n_samples numbers
+
+#: Samples that a model may fail on before it has ever answered one: then it is the model that is wrong.
+FIRST_FAILURES = 20
+
+
+class Unusable(Exception):
+    """What MODEL names cannot be the model; the text says why."""
+
+
+def load(name: str) -> Model:
+    """The function, or method of an object, that `module:callable` names. Raises Unusable."""
+    module_name, colon, path = name.partition(":")
+    if not module_name or not colon or not path:
+        raise Unusable("it must be module:callable, as in examples.diabetes.model:predict")
+    sys.path.insert(0, os.getcwd())  # where the script lies elsewhere
+    try:
+        found = attrgetter(path)(importlib.import_module(module_name))
+    except (Exception, SystemExit) as error:
+        theirs = [frame for frame in extract_tb(error.__traceback__) if frame.filename[0] != "<"][2:]  # below importlib
+        where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+        raise Unusable(f"it must be there to import: {described(error)}{where}") from error
+    if inspect.isclass(found):
+        raise Unusable("it must be a function, or a method of an object, and is a class: make an object of it")
+    if not callable(found):
+        raise Unusable(f"it must be callable, and is of type {type(found).__name__}")
+    try:
+        inspect.signature(found).bind(np.empty((0, 0)))
+    except TypeError as error:
+        raise Unusable(f"it must take one argument, the array of samples: {error}") from error
+    except ValueError:
+        pass  # something built in that does not tell
+    return found
+
+
+class Inference:
+    """Asks a model, and knows whether it has ever answered."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._has_answered = False
+        self._failures = 0  # until it has
+
+    def answers(self, samples: List[List[float]]) -> List[Union[float, str]]:
+        """For each sample the model's prediction, or one sentence that says why there is none.
+
+        Samples of the same width go to the model together. Where it fails, each half is tried by itself, so that
+        one sample it cannot digest takes no other with it. Raises Unusable where it answers anything else than a
+        number a sample, and NotNow while it has never answered and fails on all that it is given.
+        """
+        found: List[Union[float, str]] = [""] * len(samples)
+        by_width: Dict[int, List[int]] = {}
+        for index, sample in enumerate(samples):
+            by_width.setdefault(len(sample), []).append(index)
+        for indexes in by_width.values():
+            X = np.array([samples[index] for index in indexes], dtype=np.float64)
+            for index, answer in zip(indexes, self._answers(X)):
+                found[index] = answer
+        return found
+
+    def _answers(self, X: np.ndarray) -> List[Union[float, str]]:
+        try:
+            with np.errstate(all="ignore"):  # a sum beyond the largest float is reported below
+                answer = self._model(X.copy())  # which may change its array, and then fail
+            y_pred = numbers(answer, len(X))
+        except BaseException as error:
+            if isinstance(error, Unusable) and not self._has_answered:
+                raise
+            if len(X) == 1:
+                return [self._failed(f"the model failed on this sample: {described(error)}")]
+            half = len(X) // 2
+            return self._answers(X[:half]) + self._answers(X[half:])
+        self._has_answered = True
+        finite = np.isfinite(y_pred)
+        if finite.all():
+            return y_pred.tolist()
+        return [y if ok else f"the model predicted {y}" for y, ok in zip(y_pred.tolist(), finite)]
+
+    def _failed(self, reason: str) -> str:
+        self._failures += 1
+        if not self._has_answered and self._failures > FIRST_FAILURES:
+            raise NotNow(
+                f"the model has answered none of its first {FIRST_FAILURES} samples, the others wait: {reason}"
+            )
+        return reason
+
+
+def numbers(answer: Any, n_samples: int) -> np.ndarray:
+    """What a model answered, as (n_samples,) float64; many give (n_samples, 1). Raises Unusable."""
+    must = f"for {n_samples} samples it must answer as many numbers, and"
+    if answer is None:
+        raise Unusable(f"{must} gave None: does it end without a return?")
+    try:
+        y_pred = np.asarray(answer)
+        if np.iscomplexobj(y_pred):
+            raise Unusable(f"{must} gave complex ones")
+        y_pred = y_pred.astype(np.float64)
+    except Unusable:
+        raise
+    except BaseException as error:  # a tensor of torch says in its own way that it won't be an array
+        raise Unusable(f"{must} gave a {type(answer).__name__}: {described(error)}") from error
+    if y_pred.shape not in {(n_samples,), (n_samples, 1)} and not n_samples == y_pred.size == 1:
+        raise Unusable(f"{must} gave an array of shape {y_pred.shape}")
+    return y_pred.ravel()
+
+
+def described(error: BaseException) -> str:
+    """An exception's type and text, whatever its text is."""
+    try:
+        text = str(error)
+    except BaseException as another:
+        text = f"its text cannot be told, {type(another).__name__}"
+    return f"{type(error).__name__}: {text}"

@@ -1,0 +1,136 @@
+"""The state of the join, in SQLite, and the CSV of all complete pairs, in one transaction.
+
+The CSV is the ledger, and the state catches up with it: rows are appended and synced before the commit. After a
+crash in between, the CSV is longer than the state says, and what it holds beyond that is taken as written. The
+transaction also guards the CSV, so that replicas take turns.
+"""
+
+import logging
+import sqlite3
+import time
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import msgspec
+
+from parts.csv_file import CsvFile, Row, is_torn, lines, parse
+from parts.state import State
+
+log = logging.getLogger("ledger")
+
+SCHEMA = Path(__file__).with_name("ledger.sql").read_text()
+FORGET_AT_ONCE = 100_000  # halves, so that forgetting a million holds nothing up
+ROWS_AT_ONCE = 10_000  # that are read back from the CSV
+
+Values = Dict[str, float]  # by id
+Known = Dict[str, Sequence[Optional[float]]]  # id -> y_true, y_pred, None where not known yet
+
+
+class Paired(NamedTuple):
+    """What becomes of new halves."""
+
+    rows: List[Row]  # that are complete now
+    waiting: List[Tuple[str, Optional[float], Optional[float]]]  # id, y_true, y_pred: no other half yet
+    contradictions: List[Tuple[str, str, float]]  # id, half, and the value that came later and is dropped
+
+
+Pair = Callable[[Values, Values, Known], Paired]
+
+
+class Ledger:
+    """The CSV and its state; `pair` is the join.
+
+    Every method raises NotNow where the disk, the files or another replica don't let it work. Rows that reached the
+    CSV all the same are taken as written by the next call.
+    """
+
+    def __init__(self, csv_file: str, state_file: str, pair: Pair) -> None:
+        self._pair = pair
+        self._csv_file = csv_file
+        self._state = State(state_file, SCHEMA)
+
+    def write(self, y_true: Values, y_pred: Values) -> Paired:
+        """Store these halves and append the rows that they complete; when this returns, all is on disk."""
+        while True:
+            with self._state.transaction() as db, closing(CsvFile(self._csv_file)) as csv:
+                [recorded] = db.execute("SELECT length FROM csv").fetchone()
+                if recorded and recorded == csv.length:
+                    return self._write(db, csv, y_true, y_pred)
+                self._catch_up(db, csv, recorded)
+
+    def _write(self, db: sqlite3.Connection, csv: CsvFile, y_true: Values, y_pred: Values) -> Paired:
+        known = self._known(db, list({**y_true, **y_pred}))
+        paired = self._pair(y_true, y_pred, known)
+        if paired.waiting:
+            now = self._now(db)
+            db.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", ((*half, now) for half in paired.waiting))
+        if paired.rows:
+            db.executemany("INSERT INTO written VALUES (?, ?, ?)", paired.rows)
+            db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in paired.rows if row[0] in known))
+            csv.append(lines(paired.rows))
+            db.execute("UPDATE csv SET length = ?", (csv.length,))
+        return paired
+
+    def unmatched(self) -> Tuple[int, int, float]:
+        """How many true values and how many predictions wait, and for how many seconds the oldest does."""
+        with self._state.transaction("BEGIN") as db:  # reads only: no replica waits for it
+            true_values, predictions, since = db.execute(
+                "SELECT count(y_true), count(y_pred), min(since) FROM waiting"
+            ).fetchone()
+            now = self._now(db, update=False)
+        return true_values, predictions, now - (now if since is None else since)
+
+    def forget(self, age: float) -> int:
+        """Drop halves that have waited for longer than so many seconds, at most FORGET_AT_ONCE; how many."""
+        with self._state.transaction() as db:
+            return db.execute(
+                "DELETE FROM waiting WHERE id IN (SELECT id FROM waiting WHERE since < ? LIMIT ?)",
+                (self._now(db) - age, FORGET_AT_ONCE),
+            ).rowcount
+
+    def close(self) -> None:
+        self._state.close()
+
+    def _known(self, db: sqlite3.Connection, ids: List[str]) -> Known:
+        wanted = (msgspec.json.encode(ids).decode(),)
+        known: Known = {}
+        for table in ("waiting", "written"):
+            query = f"SELECT id, y_true, y_pred FROM {table} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+            known.update((sample_id, values) for sample_id, *values in db.execute(query, wanted))
+        return known
+
+    def _now(self, db: sqlite3.Connection, update: bool = True) -> float:
+        """The state's own clock: one that is set, forward or back, makes no half older."""
+        now, before = db.execute("SELECT now, monotonic FROM clock").fetchone()
+        monotonic = time.monotonic()
+        now += max(0.0, monotonic - before)  # less than what has passed where the machine was off
+        if update:
+            db.execute("UPDATE clock SET now = ?, monotonic = ?", (now, monotonic))
+        return now
+
+    def _catch_up(self, db: sqlite3.Connection, csv: CsvFile, recorded: int) -> None:
+        """Take what the CSV holds beyond the recorded length as written; all of it where it was edited or is new.
+
+        A last line that we did not write to its end is cut off; what else a user left there stays.
+        """
+        start = recorded
+        if not recorded or csv.length < recorded or not csv.starts_a_line(recorded):
+            start = 0
+            csv.begin()
+        tail = csv.tail()
+        if tail and start and len(tail) <= csv.length - start and is_torn(tail):
+            log.warning("%s ended in a torn line, which is cut off: %r", self._csv_file, tail)
+            csv.cut(csv.length - len(tail))
+        elif tail:
+            csv.append(b"")  # but for its newline
+        count = 0
+        rows = filter(None, map(parse, csv.lines(start)))
+        for some in iter(lambda: list(islice(rows, ROWS_AT_ONCE)), []):
+            db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", some)
+            db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in some))
+            count += len(some)
+        if count:
+            log.info("%d rows of %s were not known to be written", count, self._csv_file)
+        db.execute("UPDATE csv SET length = ?", (csv.length,))

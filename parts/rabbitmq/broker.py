@@ -1,0 +1,192 @@
+"""RabbitMQ as a service sees it: consume, produce, publish in answer, set aside, run.
+
+A service makes one `Broker`, says what it consumes or produces, and calls `run()`, which returns when the
+service is asked to stop or has no more to produce. What holds whatever happens in between:
+
+- A delivery is acknowledged only when its handler has returned and RabbitMQ has confirmed every message
+  published in answer to it. (https://www.rabbitmq.com/docs/confirms)
+- What the service published on its own account and was not confirmed when a connection broke is published
+  again on the next one. Answers to deliveries are not: RabbitMQ delivers those again.
+- Without a broker the service waits and tries again by itself, for ever.
+"""
+
+import re
+import socket
+import sys
+from functools import partial
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
+
+from parts import service
+from parts.rabbitmq.connection import Connector
+from parts.rabbitmq.consumer import Consumer, Delivery
+from parts.rabbitmq.producer import Producer, TooLarge
+from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, aside
+from parts.rabbitmq.worker import Chores, Outcome, Worker
+
+__all__ = ["Broker", "Delivery", "Message", "TooLarge", "aside"]
+
+FINISH_WITHIN = 2.5  # seconds that a stop waits for the handler and for confirms, and where need be for a connection
+
+Handler = Callable[[List[Delivery]], Iterable[Message]]
+
+
+class Broker:
+    """RabbitMQ for one service.
+
+    Parameters
+    ----------
+    name: the service, as the management UI and the messages' `app_id` show it.
+    queues: the queues that the service uses; they are declared at each connection.
+    """
+
+    def __init__(self, name: str, queues: Sequence[str]) -> None:
+        self._name = name
+        queues = [*queues, DEAD_LETTERS]
+        self._connector = Connector(f"{name}@{socket.gethostname()}", queues, self._on_ready, self._on_lost)
+        self._worker = Worker(self._connector.loop)
+        self._chores = Chores()
+        self._producer = Producer(self._connector)
+        self._consumed: Sequence[str] = ()
+        self._handle: Handler = lambda deliveries: ()
+        self._publisher: Optional[Publisher] = None  # it and the next die with their channel
+        self._consumer: Optional[Consumer] = None
+        self._largest = sys.maxsize  # bytes of a message that RabbitMQ takes, once it has told us
+        self._trouble = service.Trouble()
+        self._stopping = False  # nothing new is begun
+        self._failure: Optional[BaseException] = None  # for `run` to raise
+
+    # --- what a service says and calls ----------------------------------------------------------------
+
+    def consume(self, queues: Sequence[str], handle: Handler) -> None:
+        """Have `handle` called with the deliveries that arrived together, at least one, on a thread of its own.
+
+        It returns what is to be published in answer: messages that name the delivery that they answer. Each
+        delivery is acknowledged when its answers are confirmed. When it raises service.NotNow, all stay in hand and it
+        is called with them again.
+        """
+        self._consumed, self._handle = queues, handle
+
+    def produce(self, source: Iterator[List[Message]], interval: float, pace: Sequence[str]) -> None:
+        """Publish what `source` makes at each step, every `interval` seconds; after its last, `run` returns.
+
+        With an interval of 0, as fast as RabbitMQ confirms, and while the queues `pace` are short. It isn't advanced
+        while many messages wait to be confirmed, while RabbitMQ blocks publishers, or without a connection.
+        """
+        self._producer.start(source, interval, pace)
+
+    def every_second(self, chore: Callable[[], Any]) -> None:
+        """Have `chore` called about once a second, connected or not, on the handler's thread. It may raise
+        service.NotNow."""
+        self._chores.add(chore)
+
+    def run(self) -> int:
+        """Work until a stop is requested or all is produced; what was begun is finished first.
+
+        Returns how many messages could not be confirmed in time. Raises what a handler or a
+        chore raised, and TooLarge.
+        """
+        self._connector.connect()
+        self._tick()
+        self._connector.loop.start()
+        if self._failure:
+            raise self._failure
+        if self._worker.busy:
+            service.cut_off()
+        return self._unconfirmed()
+
+    # --- a channel comes and goes ---------------------------------------------------------------------
+
+    def _on_ready(self, channel: Any) -> None:
+        self._publisher = Publisher(channel, self._name, self._largest, self._on_confirmed)
+        self._producer.begin(channel, self._publisher)
+        self._work()
+
+    def _on_lost(self, reason: str) -> None:
+        self._publisher = self._consumer = None  # what answers a delivery is made again when that comes again
+        too_large = re.search(r"message size \d+ .*max size (\d+)", reason)
+        if too_large:
+            self._largest = int(too_large[1])
+        try:
+            self._producer.lose(self._largest)
+        except TooLarge as error:
+            self._fail(error)
+
+    # --- deliveries in, answers out -------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Have the worker begin with what there is to do, unless it is at work."""
+        if self._worker.busy or self._stopping:
+            return
+        if self._chores.due:
+            self._worker.start(self._chores.do, self._on_chores)
+            return
+        if self._consumed and self._publisher and not self._consumer:
+            # Not before: what this one has in hand while it is still busy for a connection that is gone, another could
+            # begin with.
+            self._consumer = Consumer(self._publisher.channel, self._connector.client, self._consumed, self._work)
+        consumer = self._consumer
+        portion = consumer.take() if consumer else []
+        if consumer and portion:
+            self._worker.start(lambda: list(self._handle(portion)), partial(self._on_answers, consumer, portion))
+
+    def _on_answers(self, consumer: Consumer, portion: List[Delivery], outcome: Outcome) -> None:
+        well = self._judge(outcome, "deliveries")
+        if consumer is self._consumer and self._publisher:  # else RabbitMQ delivers them again
+            if well:
+                for message in outcome.result:
+                    consumer.wait_for_confirm(message.answers)
+                    self._publisher.publish(message)
+                consumer.handled(portion, outcome.seconds)
+            else:
+                consumer.put_back(portion)
+        self._work()
+
+    def _on_confirmed(self, messages: List[Message]) -> None:
+        if self._consumer:
+            self._consumer.done([message.answers for message in messages if message.answers])
+        self._producer.advance()
+
+    def _on_chores(self, outcome: Outcome) -> None:
+        self._judge(outcome, "chores")
+        self._work()
+
+    def _judge(self, outcome: Outcome, what: str) -> bool:
+        """Whether a piece of work was done; what hinders it is told, and what should not happen ends the service."""
+        if outcome.error is None:
+            self._trouble.over(what)
+        elif isinstance(outcome.error, service.NotNow):
+            self._trouble.is_(str(outcome.error), what)
+        else:
+            self._fail(outcome.error)
+        return outcome.error is None
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._close()
+
+    # --- the clock: what was refused, the heartbeat, a stop -------------------------------------------
+
+    def _tick(self) -> None:
+        if self._publisher:
+            self._publisher.tend()
+        well = self._publisher and not (self._publisher.refused or self._connector.blocked or self._trouble.reason)
+        service.beat(bool(well))
+        self._producer.advance()
+        self._work()
+        if service.stop.requested and not self._stopping:
+            self._stopping = True
+            self._connector.loop.call_later(FINISH_WITHIN, self._close)
+            self._connector.connect()  # what is left is worth a last try, at once
+        if (self._stopping or self._producer.exhausted) and not self._unconfirmed() and not self._worker.busy:
+            self._close()
+        self._connector.loop.call_later(service.TICK, self._tick)
+
+    def _unconfirmed(self) -> int:
+        return len(self._producer.unconfirmed) + (self._publisher.waiting if self._publisher else 0)
+
+    def _close(self) -> None:
+        """Say goodbye; what is not confirmed or acknowledged by now counts as such no more."""
+        self._stopping = True
+        self._producer.lose(sys.maxsize)
+        self._publisher = self._consumer = None
+        self._connector.close()

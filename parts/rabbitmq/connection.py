@@ -1,0 +1,173 @@
+"""Finds a host, connects, opens a channel and declares the queues; again when it breaks.
+
+Lives as long as the process. What depends on one connection is made anew by `on_ready` with each channel.
+"""
+
+import logging
+import re
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Iterable, Optional, Sequence
+
+from pika.adapters.select_connection import IOLoop
+
+from parts.rabbitmq.hosts import hosts
+from parts.rabbitmq.wire import Connection, UsableAddresses
+
+log = logging.getLogger("rabbitmq")
+
+#: Seconds of silence after which a connection counts as dead; RabbitMQ waits for twice as long.
+#: (https://www.rabbitmq.com/docs/heartbeats)
+HEARTBEAT = 30
+
+#: Seconds between tries to connect, growing from one to the other. Of several hosts all are tried between two pauses:
+#: the nodes of a cluster that was down come back one by one. A connection that held for the longest begins anew.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+
+QUEUE_DIFFERS = re.compile("RESOURCE_LOCKED|inequivalent arg")  # RabbitMQ's words for a queue that is another one
+
+
+class Connector:
+    """Keeps one connection with one channel open, until it is told to close.
+
+    `on_ready` is called with each channel, when its queues are declared; `on_lost` with the reason when it is gone.
+    """
+
+    def __init__(
+        self,
+        client: str,
+        queues: Sequence[str],
+        on_ready: Callable[[Any], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.client = client
+        self.loop = IOLoop()
+        self.closing = False
+        self.blocked = False  # RabbitMQ takes nothing from publishers
+        self._queues = queues
+        self._on_ready, self._on_lost = on_ready, on_lost
+        self._hosts: Deque[Any] = deque(hosts())
+        for parameters in self._hosts:
+            parameters.client_properties = {"connection_name": client}
+            if parameters.heartbeat is None:
+                parameters.heartbeat = HEARTBEAT
+        self._connection: Any = None
+        self._ready_since: Optional[float] = None
+        self._why_left = ""  # where it was we who closed the connection
+        self._pause = FIRST_PAUSE
+        self._failures = 0  # how many connections, or tries for one, have ended
+        self._retry: Any = None  # the timer for the next try
+
+    @property
+    def where(self) -> str:
+        return f"{self._hosts[0].host}:{self._hosts[0].port}"
+
+    def connect(self) -> None:
+        """Try to connect now, unless a connection is there or under way."""
+        if self._connection:
+            return
+        if self._retry:
+            self.loop.remove_timeout(self._retry)
+            self._retry = None
+        self._connection = Connection(
+            self._hosts[0],
+            on_open_callback=self._on_open,
+            on_open_error_callback=self._on_closed,
+            on_close_callback=self._on_closed,
+            custom_ioloop=UsableAddresses(self.loop),
+        )
+
+    def leave(self, reason: str) -> None:
+        """Give this connection up for a new one, on which everything is declared anew."""
+        if self._connection and self._connection.is_open:
+            self._why_left = reason
+            self._lose(reason)
+            self._connection.close()
+
+    def close(self) -> None:
+        """Say goodbye behind all that was written, then stop the loop."""
+        if self.closing:
+            return
+        self.closing = True
+        if self._connection and self._connection.is_open:
+            self._connection.close()
+            self.loop.call_later(0.5, self.loop.stop)  # a broker that blocks us does not answer
+        else:
+            self.loop.stop()
+
+    def _on_open(self, connection: Any) -> None:
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        connection.channel(on_open_callback=self._on_channel)
+
+    def _on_channel(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_cancel_callback(lambda _: self.leave("a queue was deleted or moved"))
+        channel.add_on_return_callback(lambda *_: self.leave("a queue was deleted"))
+        *others, last = self._queues
+        for queue in others:
+            channel.queue_declare(queue, durable=True)
+        # RabbitMQ works through a channel in order: when it answers this, all the queues are there.
+        channel.queue_declare(last, durable=True, callback=lambda _: self._on_declared(channel))
+
+    def _on_declared(self, channel: Any) -> None:
+        if channel.is_open:
+            log.info("connected to RabbitMQ at %s", self.where)
+            self._ready_since = time.monotonic()
+            self._on_ready(channel)
+
+    def _on_channel_closed(self, channel: Any, error: BaseException) -> None:
+        if not channel.connection.is_open:
+            return  # with its connection
+        reason = cause(error)
+        if QUEUE_DIFFERS.search(reason):
+            reason += (
+                "; the queue must be durable and have no arguments:"
+                " delete it in the management UI, or set another RABBITMQ_VHOST"
+            )
+        self.leave(reason)
+
+    def _on_closed(self, _connection: Any, error: BaseException) -> None:
+        reason = self._why_left or cause(error)
+        self._lose(reason)
+        self._connection = None
+        self.blocked = False
+        if self.closing:
+            self.loop.stop()
+            return
+        self._failures += 1
+        pause = 0.0
+        if self._failures % len(self._hosts) == 0:
+            pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        problem = "left RabbitMQ" if self._why_left else "no connection to RabbitMQ"
+        log.warning("%s at %s (%s); next try in %g s", problem, self.where, reason, pause)
+        self._why_left = ""
+        self._hosts.rotate(-1)
+        self._retry = self.loop.call_later(pause, self.connect)
+
+    def _lose(self, reason: str) -> None:
+        if self._ready_since is not None:
+            if time.monotonic() - self._ready_since > LONGEST_PAUSE:
+                self._pause = FIRST_PAUSE
+            self._ready_since = None
+            self._on_lost(reason)
+
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        log.warning("RabbitMQ blocks publishers (%s); waiting", frame.method.reason)
+        self.blocked = True
+
+    def _on_unblocked(self, *_: Any) -> None:
+        log.info("RabbitMQ takes messages again")
+        self.blocked = False
+
+
+def cause(error: BaseException) -> str:
+    """The innermost of pika's nested errors, in words; several where a host's addresses fail for several reasons."""
+    tries: Iterable[BaseException] = getattr(error, "exceptions", ())
+    if tries:
+        return "; ".join(dict.fromkeys(map(cause, tries)))
+    nested = [getattr(error, "exception", None), *error.args]
+    for inner in nested:
+        if isinstance(inner, BaseException):
+            return cause(inner)
+    return getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__

@@ -1,0 +1,53 @@
+"""How many messages wait in the queues that a producer fills, and how many more it may add. Dies with its channel."""
+
+from typing import Any, Callable, Dict, Sequence
+
+#: Messages that may wait in a queue. Measured at full speed with batches of 100: the queues stay short, and twice as
+#: many rows are written as when RabbitMQ keeps a backlog.
+ENOUGH = 300
+PAUSE = 0.02  # seconds until queues that hold enough are asked again
+
+
+class Depth:
+    """Asks RabbitMQ for the depth of the queues while steps are made that each add a message to every one.
+
+    `on_answer` is called when an answer has come.
+    """
+
+    def __init__(self, channel: Any, loop: Any, queues: Sequence[str], on_answer: Callable[[], None]) -> None:
+        self.room = 0  # for so many steps
+        self._channel = channel
+        self._loop = loop
+        self._on_answer = on_answer
+        self._waiting: Dict[str, int] = dict.fromkeys(queues, 0)
+        self._asking = False
+        self._steps = 0  # since the question
+        self._ask()
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} messages wait in {queue}" for queue, count in self._waiting.items() if count)
+
+    def step(self) -> None:
+        """A message is added to each queue; ask early enough for the answer to come before there is no room."""
+        self.room -= 1
+        self._steps += 1
+        if self.room < ENOUGH / 2:
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._asking or not self._channel.is_open:
+            return
+        self._asking, self._steps = True, 0
+        for queue in self._waiting:
+            # Declared as it is already, it only tells of itself; one that was deleted is there again.
+            self._channel.queue_declare(queue, durable=True, callback=self._on_declared)
+
+    def _on_declared(self, frame: Any) -> None:
+        self._waiting[frame.method.queue] = frame.method.message_count
+        if frame.method.queue != list(self._waiting)[-1]:
+            return
+        self._asking = False
+        self.room = ENOUGH - max(self._waiting.values()) - self._steps
+        if self.room <= 0:
+            self._loop.call_later(PAUSE, self._ask)
+        self._on_answer()

@@ -1,0 +1,165 @@
+"""What every service needs besides its work: the stop signal, a heartbeat, and its kinds of log lines.
+
+To be imported first: from then on a request to stop is kept, however long the other imports take. Each script
+calls `start(NAME)`, looks at `stop.requested` every `TICK` seconds and calls `beat(well)` as often, so that a
+container's health check can see whether it does its job.
+"""
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, NoReturn
+
+from parts import settings
+
+log = logging.getLogger("service")
+
+LOG_LEVEL = settings.choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
+HEARTBEAT_FILE = settings.text("HEARTBEAT_FILE", "")  # kept fresh while the service does its job; "" = none
+
+#: Seconds between two looks at the stop signal, and between two heartbeats.
+TICK = 0.2
+
+#: Seconds that a stop may take. What isn't finished then is cut off, which loses nothing: no effect
+#: is acknowledged before it is safe. Docker itself would wait 10 seconds, then kill.
+STOP_WITHIN = 4.0
+
+
+# --- start and stop ---------------------------------------------------------------------------------
+
+
+class Stop:
+    """Whether SIGTERM or Ctrl-C asked this process to end."""
+
+    # A plain flag that loops look at, not a threading.Event: a signal handler runs in the main thread,
+    # which may hold that event's lock just then.
+    requested = False
+
+
+stop = Stop()
+
+
+def _request_stop(*_: Any) -> None:
+    stop.requested = True
+    # The second for when nobody reads what is logged, and the first waits to say so.
+    for seconds, end in ((STOP_WITHIN, cut_off), (STOP_WITHIN + 0.3, lambda: os._exit(0))):
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+
+
+def cut_off() -> NoReturn:
+    """End the process at once, in the middle of whatever it does."""
+    log.warning("cut off: what was in hand comes again")
+    os._exit(0)
+
+
+for _signal in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(_signal, _request_stop)
+# A container's first process ignores a signal that it has no handler for (pid_namespaces(7)); so the image starts it
+# with these signals held back, which arrive now.
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def start(name: str) -> None:
+    """Set up the log of the service `name`."""
+    logging.basicConfig(
+        level=LOG_LEVEL, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a user's text may hold what no encoding can write
+    faulthandler.enable()  # a crash in native code, a model's, says where
+    # What messages are read into comes and goes by the thousand and holds no cycles; to look for cycles as often
+    # as Python does by default cost 8 % of the pipeline's samples a second (beside a threshold of 50,000).
+    gc.freeze()
+    gc.set_threshold(10_000)
+    log.debug("%s starts as process %d", name, os.getpid())
+
+
+def beat(well: bool) -> None:
+    """Keep the heartbeat file fresh while all is well, take it away while something is wrong."""
+    if not HEARTBEAT_FILE:
+        return
+    try:
+        if well:
+            with open(HEARTBEAT_FILE, "w"):
+                os.utime(HEARTBEAT_FILE)
+        elif os.path.exists(HEARTBEAT_FILE):
+            os.unlink(HEARTBEAT_FILE)
+    except OSError as error:
+        log.debug("no heartbeat: %s", error)  # the health check notices by itself
+
+
+class NotNow(Exception):
+    """Work cannot be done at the moment, the text says why; it is tried again in a second."""
+
+
+# --- log lines --------------------------------------------------------------------------------------
+
+
+class Progress:
+    """What happens: a line each for the first few things in a second, and one that counts the others."""
+
+    EVERY = 0.9  # seconds: what happens once a second has a line each
+
+    def __init__(self, what: str, most: int = 1, level: int = logging.INFO) -> None:
+        self._what = what  # is counted, in the plural
+        self._most, self._level = most, level
+        self._lock = threading.Lock()
+        self._begun = 0.0  # the time in which they are counted
+        self._lines = self._count = 0  # since then; the count is of those without a line
+
+    def add(self, line: Callable[[], str], count: int = 1) -> None:
+        """Something more is done, `count` of what is counted; `line` makes the line that tells of it."""
+        self.flush()
+        with self._lock:
+            if not self._lines:
+                self._begun = time.monotonic()
+            self._lines += 1
+            if self._lines <= self._most:
+                log.log(self._level, "%s", line())
+            else:
+                self._count += count
+
+    def flush(self) -> None:
+        """Tell how many had no line, when the time is over."""
+        with self._lock:
+            elapsed = time.monotonic() - self._begun
+            if elapsed < self.EVERY:
+                return
+            if self._count:
+                rate = self._count / elapsed
+                log.log(self._level, "%d %s in %.1f s, %.0f a second", self._count, self._what, elapsed, rate)
+            self._lines = self._count = 0
+
+
+class Trouble:
+    """Says what is wrong in one line, and again every ten seconds while it lasts, then that it is over."""
+
+    EVERY = 10.0
+
+    def __init__(self) -> None:
+        self._reasons: Dict[str, str] = {}  # by what they trouble
+        self._said = 0.0
+
+    @property
+    def reason(self) -> str:
+        """What is wrong; "" while all is well."""
+        return next(iter(self._reasons.values()), "")
+
+    def is_(self, reason: str, where: str = "") -> None:
+        now = time.monotonic()
+        if not self._reasons or now - self._said >= self.EVERY:
+            log.warning("%s", reason)
+            self._said = now
+        self._reasons[where] = reason
+
+    def over(self, where: str = "") -> None:
+        reason = self._reasons.pop(where, "")
+        if reason and not self._reasons:
+            log.info("all well again (it was: %s)", reason)

@@ -1,0 +1,73 @@
+"""A state in SQLite that replicas share: one transaction after the other, whatever becomes of its file."""
+
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import Iterator, Optional, Tuple
+
+from parts.service import NotNow
+
+BUSY = 2.0  # seconds to wait for another replica's transaction
+
+
+class State:
+    """The file, opened anew when it was deleted or replaced; `schema` makes what is not there."""
+
+    def __init__(self, path: str, schema: str) -> None:
+        self._path = path
+        self._schema = schema
+        self._db: Optional[sqlite3.Connection] = None
+        self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
+
+    @contextmanager
+    def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        """All that the block does is committed, or none of it.
+
+        Raises NotNow, in place of SQLite's errors and of OSError; the state has not changed then.
+        """
+        try:
+            db = self._open()
+            db.execute(begin)
+            try:
+                yield db
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+        except (OSError, sqlite3.Error) as error:
+            reason = f"cannot store, so nothing is acknowledged: {error}"
+            # SQLite's other errors have classes of their own; this one means a file that is damaged.
+            if type(error) is sqlite3.DatabaseError:
+                self.close()
+                reason += (
+                    f". The state {self._path} is damaged: move it away, and its ids are read back from the CSV;"
+                    " what waited unmatched in it is lost"
+                )
+            raise NotNow(reason) from error
+
+    def close(self) -> None:
+        if self._db:
+            self._db.close()
+            self._db = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db and self._identity == self._identity_now():
+            return self._db
+        self.close()
+        os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+        # Used by one thread at a time, the worker's, and closed by another.
+        db = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            db.executescript(self._schema)
+        except sqlite3.Error:
+            db.close()
+            raise
+        self._db, self._identity = db, self._identity_now()
+        return db
+
+    def _identity_now(self) -> Optional[Tuple[int, int]]:
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino

@@ -1,0 +1,36 @@
+"""What waits for its other half: told in the log, and let go where that is asked for."""
+
+import logging
+import time
+
+from parts.ledger import Ledger
+
+log = logging.getLogger("unmatched")
+
+EVERY = 2.0  # seconds between two looks
+
+
+class Unmatched:
+    """Looks now and then at what waits in the ledger."""
+
+    def __init__(self, ledger: Ledger, ttl: float) -> None:
+        self._ledger = ledger
+        self._ttl = ttl  # seconds that a half may wait; 0 = for ever
+        self._told = 0, 0
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Forget what has waited too long, and tell what waits, unless the last look is too fresh. Raises NotNow."""
+        begun = time.monotonic()
+        if begun < self._next:
+            return
+        forgotten = self._ledger.forget(self._ttl) if self._ttl else 0
+        if forgotten:
+            log.warning("%d halves without a partner for %g s are forgotten", forgotten, self._ttl)
+        true_values, predictions, age = self._ledger.unmatched()
+        if (true_values, predictions) != self._told and (age > 1 or not age):
+            self._told = true_values, predictions
+            oldest = f", the oldest for {age:.0f} s" if age else ""
+            log.info("unmatched: %d true values, %d predictions%s", true_values, predictions, oldest)
+        now = time.monotonic()
+        self._next = now + max(EVERY, 50 * (now - begun))  # to count a million takes a tenth of a second
