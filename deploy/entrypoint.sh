@@ -1,12 +1,16 @@
-#!/bin/sh
+#!/bin/bash
 # Runs a service as the owner of the mounted logs/, whoever that is, so that the files there belong to the
 # person who cloned the project. No capability survives, also where that owner is root.
-set -eu
+# (bash, because dash lets go of the signal that the Dockerfile has held back.)
+set -euo pipefail
 # A secret with the name of a setting, as Docker Swarm mounts it, is that setting.
-for secret in /run/secrets/[A-Z]*; do
-    [ -f "$secret" ] && export "$(basename "$secret")=$(cat "$secret")"
+for secret in /run/secrets/*; do
+    name=${secret##*/}
+    if [[ $name =~ ^[A-Z_][A-Z0-9_]*$ && -f $secret ]]; then
+        export "$name=$(<"$secret")"
+    fi
 done
-if [ "$(id -u)" = 0 ]; then
+if [[ $EUID == 0 ]]; then
     owner=$(stat -c %u /app/logs)
     group=$(stat -c %g /app/logs)
     if mountpoint -q /app/state; then

@@ -1,11 +1,15 @@
 #!/bin/sh
-# Makes .venv and sees that RabbitMQ is installed; run by make. PYTHON names another interpreter than python3.
+# setup.sh LOCK: makes .venv with the packages of that lock file, and sees that there is a RabbitMQ, installed or by
+# Docker; run by make. PYTHON names another interpreter than python3.
 set -eu
 cd "$(dirname "$0")/.."
+lock=$1
 python=${PYTHON:-python3}
 
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
 install() { # install PACKAGE...: with apt where we may, else say what is missing
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+    if ! may_install; then
         echo "please install $*, then run make again" >&2
         exit 2
     fi
@@ -27,11 +31,19 @@ command -v "$python" >/dev/null || install python3 python3-venv
     exit 2
 }
 "$python" -c 'import ensurepip' 2>/dev/null || install python3-venv
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || install rabbitmq-server
+if [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && ! command -v rabbitmq-server >/dev/null; then
+    if may_install; then
+        install rabbitmq-server
+    elif ! docker info >/dev/null 2>&1; then
+        echo "no RabbitMQ: please start Docker, or install it or rabbitmq-server, then run make again" >&2
+        exit 2
+    fi
+fi
 
-if ! cmp -s tests/requirements.lock .venv/installed; then
+# The tests' lock has all that the services' own has.
+if ! cmp -s "$lock" .venv/installed && ! cmp -s tests/requirements.lock .venv/installed; then
     echo "making .venv"
     "$python" -m venv --clear .venv
-    .venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
-    cp tests/requirements.lock .venv/installed
+    .venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes -r "$lock"
+    cp "$lock" .venv/installed
 fi

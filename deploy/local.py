@@ -1,0 +1,77 @@
+"""What `make local` runs: a private RabbitMQ node and the four scripts, as `docker compose up` without building.
+
+The node is the RabbitMQ that is installed here, else the image's in a container. Ctrl-C stops all.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import List, Optional
+
+from deploy.node import ContainerNode, Node, find
+
+SERVICES = ["features", "model", "metrics", "plot"]
+FILES = {
+    "CSV_FILE": "logs/metric_log.csv",
+    "IMG_FILE": "logs/error_distribution.png",
+    "STATE_FILE": ".local/metrics.db",
+}
+
+
+def main() -> int:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("RABBITMQ_")}
+    node = Node() if find("rabbitmq-server") else ContainerNode()
+    processes: List[subprocess.Popen] = []
+    readers: List[threading.Thread] = []
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, signal.default_int_handler)  # as Ctrl-C
+    try:
+        node.start()
+        print(f"RabbitMQ's management UI: http://127.0.0.1:{node.ui_port} (guest, guest)", flush=True)
+        for number, name in enumerate(SERVICES):
+            process = subprocess.Popen(
+                [sys.executable, f"{name}.py"],
+                env={**FILES, **settings, **node.env, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                start_new_session=True,  # Ctrl-C is for this process, which stops them
+            )  # fmt: skip
+            processes.append(process)
+            label = f"{name:8} |"
+            if sys.stdout.isatty():
+                label = f"\033[{32 + number}m{label}\033[0m"
+            readers.append(threading.Thread(target=show, args=(label, process)))
+            readers[-1].start()
+        # Features ends by itself after its SAMPLES; whoever ends with an error ends all.
+        codes: List[Optional[int]] = [None]
+        while None in codes and not any(codes):
+            time.sleep(0.1)
+            codes = [process.poll() for process in processes]
+        return next(filter(None, codes), 0)
+    except KeyboardInterrupt:
+        return 0
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        print(f"no RabbitMQ: {error}", file=sys.stderr)
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+        for reader in readers:
+            reader.join()
+        node.close()
+
+
+def show(label: str, process: subprocess.Popen) -> None:
+    """Print what a process says, behind its name."""
+    assert process.stdout
+    for line in process.stdout:
+        print(f"{label} {line}", end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
