@@ -1,4 +1,4 @@
-"""What the picture costs: python tests/plot_cost.py ours|textbook BLOCK COUNT; for make bench.
+"""What the picture costs: python tests/load/plot_cost.py ours|textbook BLOCK COUNT; for make bench.
 
 BLOCK is a file with rows of the CSV. Makes a CSV with COUNT times these, reads and draws it; then once more with
 another block at its end, as a poll finds it. Prints JSON: the CPU seconds of the first read, of the second, and of
@@ -16,22 +16,26 @@ from typing import Any, Callable, Tuple
 
 
 def ours(csv: str, image: str) -> Tuple[Callable[[], Any], Callable[[Any], None]]:
-    from plot import Reader, draw, save  # noqa: PLC0415  # what each imports is part of its own memory
+    from parts.follower import Follower  # noqa: PLC0415  # what each imports is part of its own memory
+    from parts.image_file import save_image  # noqa: PLC0415
+    from parts.picture import WORDS, draw  # noqa: PLC0415
+    from parts.summary import Summary, fold  # noqa: PLC0415
 
-    reader = Reader(csv)
+    follower, summary = Follower(csv), Summary()
 
-    def read() -> Reader:
-        reader.poll()
-        while reader.behind:
-            reader.poll()
-        return reader
+    def read() -> Summary:
+        nonlocal summary
+        assert follower.goes_on()
+        for lines in follower.new_lines():
+            summary = fold(summary, lines)
+        return summary
 
-    return read, lambda reader: save(draw(reader.errors, reader.last_change), image)
+    return read, lambda found: save_image(draw(found, follower.last_change, WORDS["en"]), image)
 
 
 def textbook(csv: str, image: str) -> Tuple[Callable[[], Any], Callable[[Any], None]]:
     os.environ.update(CSV_FILE=csv, IMG_FILE=image)
-    import textbook as module  # noqa: PLC0415
+    from support import textbook as module  # noqa: PLC0415
 
     return module.read, module.draw
 
