@@ -1,0 +1,42 @@
+"""How much a consumer has in hand, and how long what has arrived waits for what belongs to it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parts.rabbitmq.consumer import FIRST, IN_HAND, MANY, MOST, PATIENCE, SLOW, fitting, patience
+
+SIZES = st.floats(1, 16 * 2**20)
+
+
+@given(st.integers(1, MOST), st.integers(1, MOST), st.floats(0, 1000), SIZES)
+def test_in_hand_is_bounded_in_number_and_what_it_grows_to_in_bytes(prefetch, handled, seconds, size):
+    found = fitting(prefetch, handled, seconds, size)
+    assert 1 <= found <= MOST
+    assert found <= prefetch or found * size <= IN_HAND
+
+
+def settled(seconds_each: float, size: float = 200, seconds_a_call: float = 0.0) -> int:
+    """The prefetch that a handler of this speed comes to, when it is given all that is in hand."""
+    prefetch = FIRST
+    for _ in range(50):
+        prefetch = fitting(prefetch, prefetch, seconds_a_call + seconds_each * prefetch, size)
+    return prefetch
+
+
+def test_a_fast_handler_gets_much_a_slow_one_little_and_large_messages_few():
+    assert settled(1e-6) == MOST
+    assert 5 <= settled(0.02) <= 20  # replicas share a backlog fairly
+    assert settled(1.0) == 1
+    assert settled(1e-6, size=2**20) <= IN_HAND // 2**21
+    assert settled(1e-6, size=16 * 2**20) == FIRST == 1
+
+
+def test_one_slow_call_is_answered_by_half_as_much_and_a_change_of_little_by_none():
+    assert fitting(100, 100, SLOW + 0.1, 200) == 50
+    assert fitting(1, 1, 1000, 200) == 1
+    assert fitting(100, 100, 0.15, 200) == 100
+
+
+def test_few_that_wait_are_soon_handled_and_many_wait_for_what_belongs_to_them():
+    assert patience(1) < 0.01
+    assert patience(MANY) == patience(10 * MANY) == PATIENCE < 1
