@@ -83,6 +83,7 @@ def told(row: Row) -> str:
 
 def main() -> None:
     service.start("metrics")
+    settings.differ("STATE_FILE", STATE_FILE, "CSV_FILE", CSV_FILE)
     ledger = Ledger(CSV_FILE, STATE_FILE, pair)
     broker = Broker("metrics", ["y_true", "y_pred"])
     broker.consume(["y_true", "y_pred"], partial(store, ledger))

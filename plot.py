@@ -29,6 +29,7 @@ log = logging.getLogger("plot")
 
 def main() -> None:
     service.start("plot")
+    settings.differ("IMG_FILE", IMG_FILE, "CSV_FILE", CSV_FILE)
     follower: Optional[Follower] = None
     summary = Summary()  # of the rows read so far
     shown: Optional[Summary] = None  # what the picture shows

@@ -44,6 +44,8 @@ def save_page(image_path: str, language: str, title: str, in_words: str, interva
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file; whoever opens it meanwhile sees the old one or the new one, whole. Raises OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a regular file")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
     try:

@@ -10,7 +10,6 @@ def refuse(message: str) -> NoReturn:
     """End the script because of a user's mistake: one line, exit code 2."""
     one_line = " ".join(message.split())
     print(one_line.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
-    sys.stdout.flush()
     os._exit(2)  # where a model has threads, Python itself would wait for them
 
 
@@ -51,6 +50,12 @@ def _number(name: str, default: Any, kind: Callable, low: float, high: float, al
 def text(name: str, default: str) -> str:
     """Any text: a name, a password, a path."""
     return setting(name, default, str, "text")
+
+
+def differ(name: str, path: str, other: str, its_path: str) -> None:
+    """Two files that must not be one; else the script stops with one line."""
+    if os.path.realpath(path) == os.path.realpath(its_path):
+        refuse(f"{name}={path!r} is not allowed: it must be another file than {other}")
 
 
 def choice(name: str, default: str, allowed: List[str]) -> str:

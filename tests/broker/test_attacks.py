@@ -11,7 +11,6 @@ import re
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
@@ -20,7 +19,6 @@ import pika.exceptions
 import pytest
 
 from parts.rabbitmq import worker
-from parts.rabbitmq.consumer import Consumer, Delivery
 from support.node import Node, wait_until
 from support.paths import ROOT
 from support.pipeline import Pipeline, Process
@@ -370,18 +368,6 @@ class NoChannel:
 
     def __getattr__(self, _name: str) -> Any:
         return lambda *_, **__: None
-
-
-def test_a_backlog_of_one_queue_alone_does_not_wait_for_the_other_with_half_a_hand_full():
-    """As where all labels come late: each hand would take its time, and 2,000 messages a second be the most."""
-    consumer = Consumer(NoChannel(), "metrics", ["y_true", "y_pred"], lambda: None)
-    consumer._prefetch = 2000
-    now = time.monotonic()
-    found = [Delivery(tag, "y_pred", b"", {}, now) for tag in range(1000)]
-    consumer._arrived["y_pred"] += found[:900]
-    assert consumer.take() == []
-    consumer._arrived["y_pred"] += found[900:]
-    assert consumer.take()[0] == found[0]
 
 
 # --- calls that take long -----------------------------------------------------------------------------
