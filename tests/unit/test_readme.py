@@ -68,7 +68,7 @@ def test_every_setting_has_its_row_and_every_row_its_setting():
 
 def test_the_defaults_that_are_told_are_those_of_the_code():
     told = re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)`", SETTINGS + ENGLISH, re.MULTILINE)
-    defaults = dict(re.findall(r'settings\.\w+\("([A-Z_]+)", "?([^,")]+)', CODE))
+    defaults = dict(re.findall(r' = settings\.\w+\("([A-Z_]+)", "?([^,")]+)', CODE))
     defaults.update(re.findall(r"\$\{([A-Z_]+):-([^}]+)\}", COMPOSE))
     for name, default in told:
         assert defaults[name] in {default, f"{default}.0"}, name
