@@ -20,28 +20,29 @@ SAMPLE = 'an object with the keys "id" and "body" and no other'
 #: A batch with more bad items than this is set aside whole, lest one message of 16 MB become millions.
 MOST_FAULTS = 10_000
 
-
 Id = Union[str, int, float]
 Number = float  # finite: JSON knows no other
 Numbers = Annotated[List[float], msgspec.Meta(min_length=1)]
 
 
 class Kind:
-    """What a queue holds: how its messages are decoded, and one body by itself."""
+    """What a queue holds: how its messages are decoded, and one item of a batch by itself."""
 
     def __init__(self, body: Any) -> None:
         sample = msgspec.defstruct("Sample", [("id", Id), ("body", body)], gc=False, forbid_unknown_fields=True)
         self.decoder: Any = msgspec.json.Decoder(Union[sample, List[sample]])  # type: ignore[valid-type]
-        self.body_decoder: Any = msgspec.json.Decoder(body)
+        self.item_decoder: Any = msgspec.json.Decoder(sample)
 
 
 VALUES = Kind(Number)  # true values, predictions
 FEATURES = Kind(Numbers)
 
-ID_DECODER: Any = msgspec.json.Decoder(Id)
-KEYS_DECODER = msgspec.json.Decoder(Dict[str, msgspec.Raw])  # of a key given twice the last counts
+KEYS_DECODER = msgspec.json.Decoder(Dict[str, msgspec.Raw])
 SPLITTER = msgspec.json.Decoder(List[msgspec.Raw])
 ENCODER = msgspec.json.Encoder()
+
+#: What reading a message may raise: text that is no UTF-8, no JSON or no sample, and lists in lists in lists.
+UNREADABLE = (ValueError, msgspec.MsgspecError, RecursionError)
 
 
 class Item(msgspec.Struct, gc=False):
@@ -49,14 +50,6 @@ class Item(msgspec.Struct, gc=False):
 
     id: Union[str, msgspec.Raw]
     body: Any
-
-
-class Malformed(Exception):
-    """A message or an item of a batch breaks the contract; the text says how."""
-
-
-#: What reading a message may raise: text that is no UTF-8, no JSON or no sample, and lists in lists in lists.
-UNREADABLE = (UnicodeDecodeError, msgspec.MsgspecError, RecursionError, Malformed)
 
 
 class Message(NamedTuple):
@@ -93,8 +86,8 @@ def encode(ids: Sequence[str], bodies: Sequence[Any], is_batch: bool) -> bytes:
     return ENCODER.encode(items if is_batch else items[0])
 
 
-def offending(raw: bytes, message: Message, faults: Dict[int, str]) -> Iterator[Any]:
-    """What of a message is to be set aside, byte for byte, each with its reason: pairs of bytes and text.
+def offending(raw: bytes, message: Message, faults: Dict[int, str]) -> Iterator[Tuple[bytes, str]]:
+    """What of a message is to be set aside, byte for byte, each with its reason.
 
     That is the whole message where nothing in it is good, else each bad item as it stands in the message.
     """
@@ -109,87 +102,58 @@ def offending(raw: bytes, message: Message, faults: Dict[int, str]) -> Iterator[
 def _decode_by_item(raw: bytes, kind: Kind) -> Message:
     """Read a message in which something is wrong."""
     try:
-        is_batch = raw.decode("utf-8").lstrip(" \t\r\n")[:1] == "["
-        pieces = [bytes(piece) for piece in SPLITTER.decode(raw)] if is_batch else [raw]
+        msgspec.json.decode(raw.decode("utf-8"), type=msgspec.Raw)  # is all of it JSON?
+        is_batch = raw.lstrip()[:1] == b"["
+        pieces = SPLITTER.decode(raw) if is_batch else [msgspec.Raw(raw)]
         if not pieces:
-            raise Malformed("an empty batch")
-        msgspec.json.decode(raw, type=msgspec.Raw)  # is all of it JSON?
+            raise ValueError("an empty batch")
     except UNREADABLE as error:
-        return Message([], [], [], {0: _not_json(raw, error)}, False)
+        place = re.search(r"\(byte (\d+)\)", str(error))
+        found = f": {str(raw[int(place[1]) :][:20])[1:]}" if place else ""
+        return Message([], [], [], {0: f"it cannot be read: {error}{found}"}, False)
     ids: List[str] = []
     bodies: List[Any] = []
     positions: List[int] = []
     faults: Dict[int, str] = {}
     for position, piece in enumerate(pieces):
+        fields: Dict[str, Any] = {}
         try:
-            sample_id, body = _item(piece, kind)
-        except Malformed as fault:
-            faults[position] = str(fault)
+            fields = KEYS_DECODER.decode(piece)  # of a key given twice the last counts
+            sample = kind.item_decoder.decode(ENCODER.encode(fields))
+            ids += _ids([sample.id])
+        except UNREADABLE as error:
+            named = f" (id {bytes(fields['id']).decode()[: LONGEST_ID + 3]})" if "id" in fields else ""
+            faults[position] = f"it must be a sample, {SAMPLE}: {error}{named}"
             if len(faults) > MOST_FAULTS:
-                return Message([], [], [], {0: f"more than {MOST_FAULTS} bad items, the last: {fault}"}, is_batch)
+                return Message(
+                    [], [], [], {0: f"more than {MOST_FAULTS} bad items, the last: {faults[position]}"}, False
+                )
         else:
-            ids.append(sample_id)
-            bodies.append(body)
+            bodies.append(sample.body)
             positions.append(position)
     return Message(ids, bodies, positions, faults, is_batch)
 
 
-def _item(piece: bytes, kind: Kind) -> Tuple[str, Any]:
-    """The id and the body of one sample. Raises Malformed, with the id where there is one."""
-    try:
-        fields = KEYS_DECODER.decode(piece)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"it must be a sample, {SAMPLE}: {_said(error)}") from error
-    if fields.keys() != {"id", "body"}:
-        raise Malformed(f"it must be a sample, {SAMPLE}, and has the keys {sorted(fields)!r:.200}")
-    try:
-        [sample_id] = _ids([ID_DECODER.decode(fields["id"])])
-    except msgspec.MsgspecError as error:
-        raise Malformed(f"the id: {_said(error)}") from error
-    try:
-        return sample_id, kind.body_decoder.decode(fields["body"])
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise Malformed(f"the body of {sample_id}: {_said(error)}") from error
-
-
 def _ids(given: List[Any]) -> List[str]:
-    """Ids as text. Raises Malformed."""
+    """Ids as text. Raises ValueError."""
     try:
         lines = "\n".join(given)
     except TypeError:  # there are numbers among them
         return [_number(one) if isinstance(one, (int, float)) else _ids([one])[0] for one in given]
     if IDS.fullmatch(lines) and lines.count("\n") == len(given) - 1:
         return given
-    raise Malformed(f"the id must match {ID}, and is {lines[: LONGEST_ID + 1]!r}")
+    raise ValueError(f"the id must match {ID}, and is {lines[: LONGEST_ID + 1]!r}")
 
 
 def _number(given: Union[int, float]) -> str:
-    """A number's shortest text, the same for 5, 5.0 and 5e0. Raises Malformed."""
-    text = repr(given + 0.0 if isinstance(given, float) else given)  # -0.0 becomes 0.0
-    if isinstance(given, int) and abs(given) >= 2**53:
-        try:
-            as_float = repr(float(given))
-        except OverflowError:
-            as_float = ""
-        if as_float and Decimal(as_float) == given:
-            text = as_float
+    """A number's shortest text, the same for 5, 5.0 and 5e0. Raises ValueError."""
+    try:
+        text = repr(float(given) + 0.0)  # -0.0 becomes 0.0
+    except OverflowError:
+        text = "inf"
+    if isinstance(given, int) and Decimal(text) != given:
+        text = str(given)  # more digits than a float has
     text = text[:-2] if text.endswith(".0") else text
     if len(text) > LONGEST_ID:
-        raise Malformed(f"the id must have at most {LONGEST_ID} characters, and has {len(text)}")
+        raise ValueError(f"the id must have at most {LONGEST_ID} characters, and has {len(text)}")
     return text
-
-
-def _not_json(raw: bytes, error: Exception) -> str:
-    if isinstance(error, Malformed):
-        return str(error)
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply to be read"
-    place = re.search(r"\(byte (\d+)\)", str(error))
-    found = f": {str(raw[int(place[1]) :][:20])[1:]}" if place else ""
-    return f"it is not JSON in UTF-8: {_said(error)}{found}"
-
-
-def _said(error: Exception) -> str:
-    """What msgspec says, to go on with in a sentence."""
-    text = str(error).replace("JSON is malformed: ", "")
-    return text[:1].lower() + text[1:]

@@ -173,13 +173,14 @@ def test_of_a_key_given_twice_the_last_one_counts():
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b'{"id":"a","body":"1"}', "the body of a: expected `float`, got `str`"),
-        (b'{"id":"a b","body":1}', "the id must match [A-Za-z0-9][A-Za-z0-9._:+-]{0,127}, and is 'a b'"),
-        (b'{"id":true,"body":1}', "the id: expected `int | float | str`, got `bool`"),
-        (b'{"id":"a","body":NaN}', "it is not JSON in UTF-8: invalid character (byte 17): 'NaN}'"),
-        (b'{"id":"a"}', "and has the keys ['id']"),
+        (b'{"id":"a","body":"1"}', """Expected `float`, got `str` - at `$.body` (id "a")"""),
+        (b'{"body":1,"id":"a b"}', """must match [A-Za-z0-9][A-Za-z0-9._:+-]{0,127}, and is 'a b' (id "a b")"""),
+        (b'{"id":true,"body":1}', "Expected `int | float | str`, got `bool` - at `$.id` (id true)"),
+        (b'{"id":"a","body":NaN}', "it cannot be read: JSON is malformed: invalid character (byte 17): 'NaN}'"),
+        (b'{"id":"a"}', 'Object missing required field `body` (id "a")'),
+        (b'{"id":"a","body":1,"more":2}', 'Object contains unknown field `more` (id "a")'),
         (b"[]", "an empty batch"),
-        (b"[" * 5000 + b"]" * 5000, "it is nested too deeply to be read"),
+        (b"[" * 5000 + b"]" * 5000, "recursion depth exceeded while deserializing an object"),
     ],
 )
 def test_the_reason_says_what_was_found_and_names_the_id(raw, reason):
