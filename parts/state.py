@@ -14,7 +14,7 @@ class State:
     """The file, opened anew when it was deleted or replaced; `schema` makes what is not there."""
 
     def __init__(self, path: str, schema: str) -> None:
-        self._path = path
+        self._path = os.path.abspath(path)  # to SQLite itself some names are no files, as :memory:
         self._schema = schema
         self._db: Optional[sqlite3.Connection] = None
         self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
@@ -54,7 +54,7 @@ class State:
         if self._db and self._identity == self._identity_now():
             return self._db
         self.close()
-        os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
         # Used by one thread at a time, the worker's, and closed by another.
         db = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
         try:

@@ -45,8 +45,8 @@ def _parse_url(url: str) -> pika.URLParameters:
     # An @ behind the host, or a #: what stands before is not the host but the beginning of a password.
     if parts.scheme not in ("amqp", "amqps") or not HOST.fullmatch(parts.hostname or "") or parts.fragment:
         raise ValueError
-    if "@" in parts.path + parts.query or parts.netloc.count("@") > 1:
-        raise ValueError
+    if "@" in parts.path + parts.query or parts.netloc.count("@") > 1 or "tcp_options" in parts.query:
+        raise ValueError  # the latter pika would look at only when it connects
     return pika.URLParameters(url)
 
 

@@ -23,7 +23,7 @@ def redeliver(channel: Any, text: str) -> int:
     Those whose old queue is gone stay. Raises pika's errors where RabbitMQ refuses one.
     """
     channel.confirm_delivery()
-    moved = 0
+    moved, gone = 0, set()
     for _ in range(channel.queue_declare(DEAD_LETTERS, durable=True).method.message_count):
         method, properties, body = channel.basic_get(DEAD_LETTERS)
         if method is None:
@@ -36,10 +36,12 @@ def redeliver(channel: Any, text: str) -> int:
             try:
                 channel.basic_publish("", queue, body, properties, mandatory=True)
             except pika.exceptions.UnroutableError:
-                print(f"one stays: there is no queue {queue!r}")
+                gone.add(queue)
                 continue
             channel.basic_ack(method.delivery_tag)
             moved += 1
+    for queue in gone:
+        print(f"some stay: there is no queue {queue!r}")
     return moved  # the others go back to their places when the channel closes
 
 

@@ -417,3 +417,9 @@ def test_a_csv_of_many_rows_is_read_back(files, monkeypatch):
     found = ledger_of(files)
     found.add([half for n in range(101) for half in both(f"s{n}")])
     assert rows_in(files[0]) == [f"s{n}" for n in range(101)]
+
+
+def test_a_state_with_the_name_that_sqlite_has_for_memory_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ledger.Ledger("metric_log.csv", ":memory:", pair).write({"a": 1.0}, {})
+    assert Ledger("metric_log.csv", ":memory:", pair).unmatched()[:2] == (1, 0)
