@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, NoReturn
+from typing import Any, Callable, NoReturn
 
 from parts import settings
 
@@ -144,22 +144,17 @@ class Trouble:
     EVERY = 10.0
 
     def __init__(self) -> None:
-        self._reasons: Dict[str, str] = {}  # by what they trouble
+        self.reason = ""  # what is wrong; "" while all is well
         self._said = 0.0
 
-    @property
-    def reason(self) -> str:
-        """What is wrong; "" while all is well."""
-        return next(iter(self._reasons.values()), "")
-
-    def is_(self, reason: str, where: str = "") -> None:
+    def is_(self, reason: str) -> None:
         now = time.monotonic()
-        if not self._reasons or now - self._said >= self.EVERY:
+        if not self.reason or now - self._said >= self.EVERY:
             log.warning("%s", reason)
             self._said = now
-        self._reasons[where] = reason
+        self.reason = reason
 
-    def over(self, where: str = "") -> None:
-        reason = self._reasons.pop(where, "")
-        if reason and not self._reasons:
-            log.info("all well again (it was: %s)", reason)
+    def over(self) -> None:
+        if self.reason:
+            log.info("all well again (it was: %s)", self.reason)
+        self.reason = ""

@@ -13,21 +13,28 @@ service is asked to stop or has no more to produce. What holds whatever happens 
 import re
 import socket
 import sys
+import time
+from concurrent.futures import Future
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
+from itertools import chain
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from parts import service
 from parts.rabbitmq.connection import Connector
 from parts.rabbitmq.consumer import Consumer, Delivery
-from parts.rabbitmq.producer import Producer, TooLarge
+from parts.rabbitmq.producer import Producer
 from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, aside
-from parts.rabbitmq.worker import Chores, Outcome, Worker
+from parts.rabbitmq.worker import Worker
 
 __all__ = ["Broker", "Delivery", "Message", "TooLarge", "aside"]
 
 FINISH_WITHIN = 2.5  # seconds that a stop waits for the handler and for confirms, and where need be for a connection
 
 Handler = Callable[[List[Delivery]], Iterable[Message]]
+
+
+class TooLarge(Exception):
+    """What the service made is larger than RabbitMQ takes; the text has the bytes of both."""
 
 
 class Broker:
@@ -43,9 +50,8 @@ class Broker:
         self._name = name
         queues = [*queues, DEAD_LETTERS]
         self._connector = Connector(f"{name}@{socket.gethostname()}", queues, self._on_ready, self._on_lost)
-        self._worker = Worker(self._connector.loop)
-        self._chores = Chores()
         self._producer = Producer(self._connector)
+        self._worker = Worker(self._connector.loop)
         self._consumed: Sequence[str] = ()
         self._handle: Handler = lambda deliveries: ()
         self._publisher: Optional[Publisher] = None  # it and the next die with their channel
@@ -77,7 +83,7 @@ class Broker:
     def every_second(self, chore: Callable[[], Any]) -> None:
         """Have `chore` called about once a second, connected or not, on the handler's thread. It may raise
         service.NotNow."""
-        self._chores.add(chore)
+        self._worker.chores.append(chore)
 
     def run(self) -> int:
         """Work until a stop is requested or all is produced; what was begun is finished first.
@@ -90,7 +96,7 @@ class Broker:
         self._connector.loop.start()
         if self._failure:
             raise self._failure
-        if self._worker.busy:
+        if self._worker.busy_since:
             service.cut_off()
         return self._unconfirmed()
 
@@ -103,22 +109,18 @@ class Broker:
 
     def _on_lost(self, reason: str) -> None:
         self._publisher = self._consumer = None  # what answers a delivery is made again when that comes again
+        self._producer.lose()
         too_large = re.search(r"message size \d+ .*max size (\d+)", reason)
         if too_large:
             self._largest = int(too_large[1])
-        try:
-            self._producer.lose(self._largest)
-        except TooLarge as error:
-            self._fail(error)
+            if not self._consumed:
+                self._fail(TooLarge(reason))
 
     # --- deliveries in, answers out -------------------------------------------------------------------
 
     def _work(self) -> None:
         """Have the worker begin with what there is to do, unless it is at work."""
-        if self._worker.busy or self._stopping:
-            return
-        if self._chores.due:
-            self._worker.start(self._chores.do, self._on_chores)
+        if self._worker.busy_since or self._stopping:
             return
         if self._consumed and self._publisher and not self._consumer:
             # Not before: what this one has in hand while it is still busy for a connection that is gone, another could
@@ -126,39 +128,38 @@ class Broker:
             self._consumer = Consumer(self._publisher.channel, self._connector.client, self._consumed, self._work)
         consumer = self._consumer
         portion = consumer.take() if consumer else []
-        if consumer and portion:
-            self._worker.start(lambda: list(self._handle(portion)), partial(self._on_answers, consumer, portion))
+        if portion or self._worker.chores_due:
+            self._worker.start(partial(self._answers, portion), partial(self._on_done, consumer, portion))
 
-    def _on_answers(self, consumer: Consumer, portion: List[Delivery], outcome: Outcome) -> None:
-        well = self._judge(outcome, "deliveries")
-        if consumer is self._consumer and self._publisher:  # else RabbitMQ delivers them again
-            if well:
-                for message in outcome.result:
-                    consumer.wait_for_confirm(message.answers)
-                    self._publisher.publish(message)
-                consumer.handled(portion, outcome.seconds)
-            else:
+    def _answers(self, portion: List[Delivery]) -> Tuple[List[Message], float]:
+        """What the handler answers to these deliveries, and how many seconds it took; on the worker's thread."""
+        begun = time.monotonic()
+        return list(self._handle(portion)) if portion else [], time.monotonic() - begun
+
+    def _on_done(self, consumer: Optional[Consumer], portion: List[Delivery], done: Future) -> None:
+        error = done.exception()
+        if isinstance(error, service.NotNow):
+            self._trouble.is_(str(error))
+        elif error:
+            self._fail(error)
+        elif portion or not (consumer and consumer.holds_any):  # chores alone don't mend what deliveries wait for
+            self._trouble.over()
+        if consumer and consumer is self._consumer and self._publisher:  # else RabbitMQ delivers them again
+            if error:
                 consumer.put_back(portion)
+            elif portion:
+                answers, seconds = done.result()
+                for message in chain.from_iterable(map(self._publisher.fitting, answers)):
+                    if message.answers:
+                        consumer.wait_for_confirm(message.answers)
+                    self._publisher.publish(message)
+                consumer.handled(portion, seconds)
         self._work()
 
     def _on_confirmed(self, messages: List[Message]) -> None:
         if self._consumer:
             self._consumer.done([message.answers for message in messages if message.answers])
         self._producer.advance()
-
-    def _on_chores(self, outcome: Outcome) -> None:
-        self._judge(outcome, "chores")
-        self._work()
-
-    def _judge(self, outcome: Outcome, what: str) -> bool:
-        """Whether a piece of work was done; what hinders it is told, and what should not happen ends the service."""
-        if outcome.error is None:
-            self._trouble.over(what)
-        elif isinstance(outcome.error, service.NotNow):
-            self._trouble.is_(str(outcome.error), what)
-        else:
-            self._fail(outcome.error)
-        return outcome.error is None
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -171,13 +172,14 @@ class Broker:
             self._publisher.tend()
         well = self._publisher and not (self._publisher.refused or self._connector.blocked or self._trouble.reason)
         service.beat(bool(well))
+        self._worker.tell_if_long()
         self._producer.advance()
         self._work()
         if service.stop.requested and not self._stopping:
             self._stopping = True
             self._connector.loop.call_later(FINISH_WITHIN, self._close)
             self._connector.connect()  # what is left is worth a last try, at once
-        if (self._stopping or self._producer.exhausted) and not self._unconfirmed() and not self._worker.busy:
+        if (self._stopping or self._producer.exhausted) and not self._unconfirmed() and not self._worker.busy_since:
             self._close()
         self._connector.loop.call_later(service.TICK, self._tick)
 
@@ -187,6 +189,6 @@ class Broker:
     def _close(self) -> None:
         """Say goodbye; what is not confirmed or acknowledged by now counts as such no more."""
         self._stopping = True
-        self._producer.lose(sys.maxsize)
+        self._producer.lose()
         self._publisher = self._consumer = None
         self._connector.close()

@@ -14,6 +14,7 @@ IN_HAND = 32 * 1024 * 1024
 #: Seconds that a delivery waits for one of each other queue, so that what belongs together is handled together: so
 #: many where MANY wait in its queue, with fewer in proportion. Under load this halves the work of metrics.
 PATIENCE, MANY = 0.8, 100
+QUIET = 10.0  # seconds without a delivery after which a queue is not waited for
 PAUSE = 1.0  # seconds until what could not be handled is tried again
 
 #: A consumer begins with FIRST deliveries in hand, gets twice QUICK seconds' work where the handler would take less
@@ -48,7 +49,6 @@ class Delivery(NamedTuple):
     tag: int
     queue: str
     body: bytes
-    headers: Dict[str, Any]
     arrived: float  # by the monotonic clock
 
 
@@ -72,6 +72,7 @@ class Consumer:
         self._tags: List[str] = []  # of the consumers, which must not come again on one channel
         self._generation = 0
         self._arrived: Dict[str, Deque[Delivery]] = {queue: deque() for queue in queues}  # not handled yet
+        self._last_arrival = dict.fromkeys(queues, -QUIET)
         self._in_hand: Dict[int, Waiting] = OrderedDict()  # by delivery tag
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
@@ -93,10 +94,10 @@ class Consumer:
                 self._channel.basic_cancel(tag)
             self._start()
 
-    def _on_message(self, queue: str, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _on_message(self, queue: str, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         self._in_hand[method.delivery_tag] = Waiting(len(body))
-        delivery = Delivery(method.delivery_tag, queue, body, properties.headers or {}, time.monotonic())
-        self._arrived[queue].append(delivery)
+        self._last_arrival[queue] = time.monotonic()
+        self._arrived[queue].append(Delivery(method.delivery_tag, queue, body, self._last_arrival[queue]))
         self._bytes += len(body)
         if self._bytes > IN_HAND:
             self._set_prefetch(1)  # at once: each change gives back what is on its way, and quorum queues count that
@@ -110,7 +111,8 @@ class Consumer:
         now = time.monotonic()
         portion: List[Delivery] = []
         size = 0
-        queues = list(self._arrived.values())
+        # Nobody waits for a queue that is quiet: predictions may be a day away.
+        queues = [queue for name, queue in self._arrived.items() if queue or now - self._last_arrival[name] < QUIET]
         while size < PORTION and now >= self._not_before:
             complete = all(queues)
             ready = [queue for queue in queues if queue and (complete or now - queue[0].arrived > patience(len(queue)))]
@@ -120,6 +122,11 @@ class Consumer:
                 portion.append(queue.popleft())
                 size += len(portion[-1].body)
         return portion
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether there is something that was not handled yet."""
+        return any(self._arrived.values())
 
     def put_back(self, portion: List[Delivery]) -> None:
         """These could not be handled: after a pause they come first."""

@@ -1,11 +1,15 @@
 """How many messages wait in the queues that a producer fills, and how many more it may add. Dies with its channel."""
 
+import time
 from typing import Any, Callable, Dict, Sequence
+
+from parts import service
 
 #: Messages that may wait in a queue. Measured at full speed with batches of 100: the queues stay short, and twice as
 #: many rows are written as when RabbitMQ keeps a backlog.
 ENOUGH = 300
 PAUSE = 0.02  # seconds until queues that hold enough are asked again
+PATIENCE = 5.0  # seconds for which they may hold enough before it is worth a log line
 
 
 class Depth:
@@ -22,10 +26,9 @@ class Depth:
         self._waiting: Dict[str, int] = dict.fromkeys(queues, 0)
         self._asking = False
         self._steps = 0  # since the question
+        self._had_room = time.monotonic()
+        self._trouble = service.Trouble()
         self._ask()
-
-    def __str__(self) -> str:
-        return ", ".join(f"{count} messages wait in {queue}" for queue, count in self._waiting.items() if count)
 
     def step(self) -> None:
         """A message is added to each queue; ask early enough for the answer to come before there is no room."""
@@ -48,6 +51,13 @@ class Depth:
             return
         self._asking = False
         self.room = ENOUGH - max(self._waiting.values()) - self._steps
-        if self.room <= 0:
+        now = time.monotonic()
+        if self.room > 0:
+            self._had_room = now
+            self._trouble.over()
+        else:
             self._loop.call_later(PAUSE, self._ask)
+            if now - self._had_room > PATIENCE:
+                waiting = ", ".join(f"{count} messages wait in {queue}" for queue, count in self._waiting.items())
+                self._trouble.is_(f"waiting for consumers that keep up: {waiting}")
         self._on_answer()

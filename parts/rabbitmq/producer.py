@@ -15,12 +15,6 @@ from parts.rabbitmq.publisher import Message, Publisher
 #: Messages, and bytes of them, that may wait to be confirmed: enough to keep RabbitMQ busy, little to send again.
 WINDOW, WINDOW_BYTES = 1000, 16 * 1024 * 1024
 
-PATIENCE = 5.0  # seconds of waiting for the consumers of what is made before it is worth a log line
-
-
-class TooLarge(Exception):
-    """A message that was made is larger than RabbitMQ takes; the text has the bytes of both."""
-
 
 class Producer:
     """Publishes what a source makes, step by step; without a source, nothing."""
@@ -36,8 +30,6 @@ class Producer:
         self._alarm: Any = None  # the timer for that
         self._publisher: Optional[Publisher] = None  # it and the next die with their channel
         self._depth: Optional[Depth] = None
-        self._deep_since: Optional[float] = None
-        self._trouble = service.Trouble()
 
     def start(self, source: Iterator[List[Message]], interval: float, pace: Sequence[str]) -> None:
         self._source, self._interval = source, interval
@@ -50,21 +42,15 @@ class Producer:
         while self.unconfirmed:
             publisher.publish(self.unconfirmed.popleft())
         if self._pace:
-            self._depth = Depth(channel, self._connector.loop, self._pace, self._keep_pace)
+            self._depth = Depth(channel, self._connector.loop, self._pace, self.advance)
         self.advance()
 
-    def lose(self, largest: int) -> None:
-        """The channel is gone, and all that it had not confirmed is to be published again.
-
-        Raises TooLarge where a message has more than `largest` bytes, which RabbitMQ would never take.
-        """
+    def lose(self) -> None:
+        """The channel is gone, and all that it had not confirmed is to be published again."""
         if self._publisher:
             own = [message for message in self._publisher.unconfirmed() if message.answers is None]
             self.unconfirmed.extendleft(reversed(own))
         self._publisher = self._depth = None
-        size = max((len(message.body) for message in self.unconfirmed), default=0)
-        if size > largest:
-            raise TooLarge(f"a message has {size} bytes, and this RabbitMQ takes at most {largest}")
 
     def advance(self) -> None:
         """Make what is due, while there is room for it."""
@@ -90,14 +76,3 @@ class Producer:
         deep = bool(self._depth and self._depth.room <= 0)
         room = publisher.waiting < WINDOW and publisher.unconfirmed_bytes < WINDOW_BYTES and not publisher.refused
         return room and not (deep or self._connector.blocked or self.exhausted or service.stop.requested)
-
-    def _keep_pace(self) -> None:
-        if not self._depth or self._depth.room > 0:
-            self._deep_since = None
-            self._trouble.over()
-            self.advance()
-            return
-        now = time.monotonic()
-        self._deep_since = self._deep_since or now
-        if now - self._deep_since > PATIENCE:
-            self._trouble.is_(f"waiting for consumers that keep up: {self._depth}")

@@ -67,12 +67,18 @@ class Publisher:
         """The messages that are not confirmed, in their order."""
         return [*self._refused, *self._unconfirmed.values()]
 
+    def fitting(self, answer: Message) -> List[Message]:
+        """This answer, where RabbitMQ takes one so large; else what sets its delivery aside, in pieces if need be."""
+        if len(answer.body) <= self._largest or not answer.answers:
+            return [answer]
+        delivery, size = answer.answers, self._largest
+        too_large = f"its answer of {len(answer.body)} bytes is larger than this RabbitMQ takes, {size}"
+        reason = (answer.headers or {}).get("x-reason", too_large)
+        pieces = [delivery.body[start : start + size] for start in range(0, len(delivery.body), size)]
+        part = f"part {{}} of {len(pieces)}: " if len(pieces) > 1 else ""
+        return [aside(delivery, piece, part.format(n) + reason) for n, piece in enumerate(pieces, 1)]
+
     def publish(self, message: Message) -> None:
-        """Publish it; where it is an answer larger than RabbitMQ takes, set the delivery aside instead."""
-        delivery = message.answers
-        if delivery and len(message.body) > self._largest:
-            reason = f"its answer of {len(message.body)} bytes is larger than this RabbitMQ takes, {self._largest}"
-            message = aside(delivery, delivery.body, reason)
         if message.headers and "x-service" not in message.headers:
             message.headers["x-service"] = self._app_id
             said = "a message from {x-queue} goes to dead_letters: {x-reason}".format_map(message.headers)

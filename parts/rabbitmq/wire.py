@@ -3,7 +3,7 @@
 import logging
 import socket
 import struct
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Tuple
 
 import pika
 import pika.data
@@ -59,19 +59,18 @@ class UsableAddresses(SelectorIOServicesAdapter):
     """pika's I/O, without addresses for which no socket can be made: it would raise out of the loop at one."""
 
     def getaddrinfo(self, host: str, port: int, on_done: Callable[[Any], None], *args: Any, **kwargs: Any) -> Any:
-        def without_unusable(found: Any) -> None:
-            if not isinstance(found, BaseException):
-                errors = [_try_socket(*address[:3]) for address in found]
-                found = [address for address, error in zip(found, errors) if not error] or errors[-1]
-            on_done(found)
-
-        return super().getaddrinfo(host, port, without_unusable, *args, **kwargs)
+        return super().getaddrinfo(host, port, lambda found: on_done(_usable(found)), *args, **kwargs)
 
 
-def _try_socket(family: int, kind: int, protocol: int) -> Optional[OSError]:
-    """Why no such socket can be made: there is no IPv6 here, too many files are open; None if one can."""
-    try:
-        socket.socket(family, kind, protocol).close()
-    except OSError as error:
-        return error
-    return None
+def _usable(found: Any) -> Any:
+    """Those of the addresses for which a socket can be made; an error where none can (no IPv6 here, too many files)."""
+    if isinstance(found, BaseException):
+        return found
+    usable, error = [], None
+    for address in found:
+        try:
+            socket.socket(*address[:3]).close()
+            usable.append(address)
+        except OSError as raised:
+            error = raised
+    return usable or error

@@ -3,72 +3,58 @@
 While a model computes or a disk syncs, heartbeats, confirms and new deliveries go on.
 """
 
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from queue import SimpleQueue
-from typing import Any, Callable, List, NamedTuple, Optional
+from typing import Any, Callable, List, Optional
 
 from pika.adapters.select_connection import IOLoop
 
+from parts import service
 
-class Outcome(NamedTuple):
-    """What became of a piece of work."""
-
-    result: Any
-    error: Optional[BaseException]  # that it raised instead
-    seconds: float
-
-
-class Chores:
-    """What is to be done about once a second."""
-
-    def __init__(self) -> None:
-        self._chores: List[Callable[[], Any]] = []
-        self._next = 0.0  # by the monotonic clock
-
-    def add(self, chore: Callable[[], Any]) -> None:
-        self._chores.append(chore)
-
-    @property
-    def due(self) -> bool:
-        return bool(self._chores) and time.monotonic() >= self._next
-
-    def do(self) -> None:
-        try:
-            for chore in self._chores:
-                chore()
-        finally:
-            self._next = time.monotonic() + 1.0  # from now on: deliveries have their turn, however long these took
+LONG = 60.0  # seconds of one piece of work that are worth a log line
 
 
 class Worker:
-    """Does one piece of work at a time."""
+    """Does one piece of work at a time, and about once a second the chores before it."""
 
     def __init__(self, loop: IOLoop) -> None:
-        self.busy = False
+        self.chores: List[Callable[[], Any]] = []
+        self.busy_since: Optional[float] = None  # by the monotonic clock, as `_chores_due`
+        self._chores_due = 0.0
         self._loop = loop
-        self._work: SimpleQueue[Any] = SimpleQueue()
-        # A daemon: where a call does not end, the process may do so all the same.
-        threading.Thread(target=self._run, name="worker", daemon=True).start()
+        self._thread = ThreadPoolExecutor(1, "worker")
+        self._long = service.Trouble()
 
-    def start(self, work: Callable[[], Any], then: Callable[[Outcome], None]) -> None:
+    @property
+    def chores_due(self) -> bool:
+        return time.monotonic() >= self._chores_due
+
+    def start(self, work: Callable[[], Any], then: Callable[[Future], None]) -> None:
         """Begin this work; `then` is called in the loop's thread when it is done. Not to be called while busy."""
-        self.busy = True
-        self._work.put((work, then))
+        self.busy_since = time.monotonic()
+        done = self._thread.submit(self.do, work)
+        done.add_done_callback(lambda done: self._loop.add_callback_threadsafe(partial(self._end, then, done)))
 
-    def _run(self) -> None:
-        while True:
-            work, then = self._work.get()
-            begun = time.monotonic()
-            result, error = None, None
+    def do(self, work: Callable[[], Any]) -> Any:
+        """The chores, if they are due, then this work."""
+        if self.chores_due:
             try:
-                result = work()
-            except BaseException as raised:  # of whatever kind: it is the loop's thread that has to know
-                error = raised
-            outcome = Outcome(result, error, time.monotonic() - begun)
-            self._loop.add_callback_threadsafe(partial(self._end, then, outcome))
+                for chore in self.chores:
+                    chore()
+            finally:
+                self._chores_due = (
+                    time.monotonic() + 1.0
+                )  # from now on: other work has its turn, however long they took
+        return work()
 
-    def _end(self, then: Callable[[Outcome], None], outcome: Outcome) -> None:
-        self.busy = False
-        then(outcome)
+    def tell_if_long(self) -> None:
+        seconds = time.monotonic() - self.busy_since if self.busy_since else 0.0
+        if seconds > LONG:
+            self._long.is_(f"at work for {seconds:.0f} s on what was delivered together")
+        else:
+            self._long.over()
+
+    def _end(self, then: Callable[[Future], None], done: Future) -> None:
+        self.busy_since = None
+        then(done)

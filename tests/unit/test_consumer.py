@@ -1,9 +1,15 @@
 """How much a consumer has in hand, and how long what has arrived waits for what belongs to it."""
 
+import time
+from types import SimpleNamespace
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.adapters.select_connection import IOLoop
 
-from parts.rabbitmq.consumer import FIRST, IN_HAND, MANY, MOST, PATIENCE, SLOW, fitting, patience
+from parts.rabbitmq.consumer import FIRST, IN_HAND, MANY, MOST, PATIENCE, QUIET, SLOW, Consumer, fitting, patience
+from parts.rabbitmq.worker import LONG, Worker
 
 SIZES = st.floats(1, 16 * 2**20)
 
@@ -40,3 +46,38 @@ def test_one_slow_call_is_answered_by_half_as_much_and_a_change_of_little_by_non
 def test_few_that_wait_are_soon_handled_and_many_wait_for_what_belongs_to_them():
     assert patience(1) < 0.01
     assert patience(MANY) == patience(10 * MANY) == PATIENCE < 1
+
+
+class Channel:
+    """One that takes all that a consumer says to it."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_, **__: None
+
+
+def test_a_backlog_of_one_queue_alone_does_not_wait_for_the_other(monkeypatch):
+    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+
+    def arrive(queue: str, tag: int) -> None:
+        consumer._on_message(queue, None, SimpleNamespace(delivery_tag=tag), None, b"")
+
+    arrive("y_true", 1)
+    assert consumer.take()
+    arrive("y_pred", 2)
+    assert not consumer.take()
+    arrive("y_true", 3)
+    assert len(consumer.take()) == 2
+    now = time.monotonic() + QUIET
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    arrive("y_true", 4)
+    assert consumer.take()
+
+
+def test_a_call_that_does_not_end_is_told(caplog):
+    worker = Worker(IOLoop())
+    worker.busy_since = time.monotonic() - LONG + 10
+    worker.tell_if_long()
+    assert not caplog.messages
+    worker.busy_since -= 20
+    worker.tell_if_long()
+    assert caplog.messages == ["at work for 70 s on what was delivered together"]
