@@ -15,8 +15,6 @@ ID = "[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}"
 IDS = re.compile(f"{ID}(?:\n{ID})*")
 LONGEST_ID = 128
 
-SAMPLE = 'an object with the keys "id" and "body" and no other'
-
 #: A batch with more bad items than this is set aside whole, lest one message of 16 MB become millions.
 MOST_FAULTS = 10_000
 
@@ -123,7 +121,7 @@ def _decode_by_item(raw: bytes, kind: Kind) -> Message:
             ids += _ids([sample.id])
         except UNREADABLE as error:
             named = f" (id {bytes(fields['id']).decode()[: LONGEST_ID + 3]})" if "id" in fields else ""
-            faults[position] = f"it must be a sample, {SAMPLE}: {error}{named}"
+            faults[position] = f"no sample: {error}{named}"
             if len(faults) > MOST_FAULTS:
                 return Message(
                     [], [], [], {0: f"more than {MOST_FAULTS} bad items, the last: {faults[position]}"}, False
