@@ -69,8 +69,12 @@ def main() -> int:
 def show(label: str, process: subprocess.Popen) -> None:
     """Print what a process says, behind its name."""
     assert process.stdout
-    for line in process.stdout:
-        print(f"{label} {line}", end="", flush=True)
+    try:
+        for line in process.stdout:
+            print(f"{label} {line}", end="", flush=True)
+    except BrokenPipeError:  # nobody reads any more, as after `make local | head`: end as by Ctrl-C
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -70,3 +70,23 @@ def test_make_local_ends_when_a_service_refuses_its_setting(tmp_path: Path):
     finally:
         process.terminate()
     assert "model    | MODEL='nowhere:predict' is not allowed" in process.communicate()[0]
+
+
+@pytest.mark.skipif(not find("rabbitmq-server"), reason="it isn't installed")
+def test_make_local_ends_when_nobody_reads_what_it_says(tmp_path: Path):
+    """As after `make local | head`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.local"],
+        cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said = process.stdout
+    assert said
+    try:
+        wait_until(lambda: "connected" in said.readline(), 60, "a service is there")
+        said.close()
+        assert process.wait(30) == 0
+    finally:
+        process.terminate()
+    assert process.stderr
+    assert process.stderr.read() == ""
+    assert list((tmp_path / "temporary").iterdir()) == []
