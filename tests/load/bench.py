@@ -57,7 +57,7 @@ class Part(NamedTuple):
 def whole(bench: Bench, quick: bool) -> Iterator[Part]:
     """The whole pipeline: how fast, at what cost, for how long, how late."""
     kinds = {TEXTBOOK: (1,), SAFE: () if quick else (1,), BEFORE: (1, 10, 100), OURS: (1, 10, 100)}
-    rates = {(TEXTBOOK, 1): 2_500, (SAFE, 1): 300, 1: 6_000, 10: 30_000, 100: 80_000}
+    rates = {(TEXTBOOK, 1): 4_000, (SAFE, 1): 400, (BEFORE, 100): 70_000, 1: 8_000, 10: 45_000, 100: 150_000}
     for batch in (1, 10, 100):
         name = f"end to end, batch {batch}"
         lines = [Line(name, "samples/s")]
