@@ -89,11 +89,12 @@ class Tap:
             return
         if isinstance(frame.method, pika.spec.Basic.Deliver):
             self._wire.redelivered += frame.method.redelivered
-        elif isinstance(frame.method, pika.spec.Basic.Ack):
+        elif isinstance(frame.method, (pika.spec.Basic.Ack, pika.spec.Basic.Nack)):
             tag = frame.method.delivery_tag
             for number in [n for n in self._pending if n <= tag] if frame.method.multiple else [tag]:
                 queue, body = self._pending.pop(number)
-                self._wire.confirmed[queue].add(body)
+                if isinstance(frame.method, pika.spec.Basic.Ack):  # what was refused is not confirmed by a later one
+                    self._wire.confirmed[queue].add(body)
 
 
 class Proxy:

@@ -118,13 +118,13 @@ SECRETS = [
 ]
 
 
-@pytest.mark.parametrize("value", SECRETS)
 def test_options_of_a_url_that_pika_would_stumble_over_later_are_refused_at_once(without_broker):
     process = without_broker.start("metrics", RABBITMQ_URL="amqp://localhost/?tcp_options={'X':1}")
     assert process.ends() == 2
     assert process.output.startswith("RABBITMQ_URL='***' is not allowed: ")
 
 
+@pytest.mark.parametrize("value", SECRETS)
 @pytest.mark.parametrize("name", ["RABBITMQ_URL", "RABBITMQ_HOST"])
 def test_a_wrong_address_is_refused_without_its_password(without_broker, name, value):
     process = without_broker.start("model", **{name: value})
