@@ -24,6 +24,8 @@ HEARTBEAT = 30
 #: the nodes of a cluster that was down come back one by one. A connection that held for the longest begins anew.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 
+GOODBYE_WITHIN = 2.0  # seconds that RabbitMQ has to answer when we leave
+
 QUEUE_DIFFERS = re.compile("RESOURCE_LOCKED|inequivalent arg")  # RabbitMQ's words for a queue that is another one
 
 
@@ -83,6 +85,7 @@ class Connector:
             self._why_left = reason
             self._lose(reason)
             self._connection.close()
+            self.loop.call_later(GOODBYE_WITHIN, self._connection.abort)
 
     def close(self) -> None:
         """Say goodbye behind all that was written, then stop the loop."""

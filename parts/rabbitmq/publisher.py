@@ -15,6 +15,11 @@ DEAD_LETTERS = "dead_letters"
 
 PAUSE = 1.0  # seconds until what RabbitMQ refused is published again
 
+#: Seconds without any confirm, while some are due, after which a connection is given up. When the network of a cluster
+#: splits, what a node passed on to a queue's leader may be gone for good: its channel then waits for an answer, reads
+#: nothing more, and stays open.
+CONFIRM_WITHIN = 30.0
+
 
 class Message(NamedTuple):
     """A message to be published, persistent and confirmed."""
@@ -51,6 +56,7 @@ class Publisher:
         self._trouble = service.Trouble()
         self._dead = service.Progress("more dead letters", most=20, level=logging.WARNING)
         self.unconfirmed_bytes = 0
+        self._heard_at = time.monotonic()  # when a confirm came, or none was due
         channel.confirm_delivery(self._on_confirm)
 
     @property
@@ -62,6 +68,12 @@ class Publisher:
     def refused(self) -> int:
         """How many messages RabbitMQ has refused and not yet confirmed, as a full queue does."""
         return len(self._refused) + len(self._tried_again)
+
+    def silence(self, blocked: bool) -> float:
+        """For how many seconds RabbitMQ has confirmed nothing of what is due; while it blocks publishers nothing is."""
+        if blocked or not self._unconfirmed:
+            self._heard_at = time.monotonic()
+        return time.monotonic() - self._heard_at
 
     def unconfirmed(self) -> List[Message]:
         """The messages that are not confirmed, in their order."""
@@ -112,6 +124,7 @@ class Publisher:
                 self._tried_again.add(self._published)
 
     def _on_confirm(self, frame: Any) -> None:
+        self._heard_at = time.monotonic()
         newest = frame.method.delivery_tag
         several = frame.method.multiple
         numbers = list(takewhile(lambda n: n <= newest, self._unconfirmed)) if several else [newest]

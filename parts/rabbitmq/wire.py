@@ -40,6 +40,11 @@ class Connection(pika.SelectConnection):
         self._held_bytes = 0
         super().__init__(*args, **kwargs)
 
+    def abort(self) -> None:
+        """End it where the other side does not answer its close, because it reads nothing any more."""
+        if self.is_closing:
+            self._terminate_stream(ConnectionError("no answer to the goodbye"))
+
     def _adapter_emit_data(self, data: bytes) -> None:  # pika's place for an adapter to write
         if not self._held:
             self.ioloop.call_later(0, self._flush)

@@ -536,3 +536,19 @@ def test_a_wrong_setting_ends_the_script_with_2_where_there_is_no_output_to_writ
     result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_rabbitmq_that_confirms_nothing_more_is_left_for_another_connection(pipeline: Pipeline, node: Node):
+    """As a cluster's node may do after its network was split: it reads no more, and its heartbeats go on."""
+    proxy = Proxy(node.port)
+    try:
+        features = pipeline.connected("features", RABBITMQ_PORT=proxy.port, INTERVAL=0.01, SAMPLES=300)
+        proxy.deafen()
+        features.says(f"left RabbitMQ at 127.0.0.1:{proxy.port} (it has confirmed nothing for 30 s)", 45)
+        proxy.heal()
+        assert features.says("all 300 samples published and confirmed", 30).ends() == 0
+        pipeline.connected("model")
+        pipeline.connected("metrics")
+        pipeline.wait_for_rows(300)
+    finally:
+        proxy.close()

@@ -105,6 +105,7 @@ class Proxy:
         self._wire = wire
         self._refusing = False
         self._flowing = asyncio.Event()
+        self._hearing = asyncio.Event()
         self._links: Set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -115,6 +116,7 @@ class Proxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._flowing.set()
+        self._hearing.set()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
         self.port = self._server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -124,6 +126,10 @@ class Proxy:
         """Pass nothing on; connections stay open."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
 
+    def deafen(self) -> None:
+        """Pass nothing on that clients send; what RabbitMQ sends, heartbeats too, goes on."""
+        self._loop.call_soon_threadsafe(self._hearing.clear)
+
     def refuse(self) -> None:
         """Drop all connections, with what was under way, and take no new one."""
         self._refusing = True
@@ -132,6 +138,7 @@ class Proxy:
     def heal(self) -> None:
         self._refusing = False
         self._loop.call_soon_threadsafe(self._flowing.set)
+        self._loop.call_soon_threadsafe(self._hearing.set)
 
     def close(self) -> None:
         self.refuse()
@@ -176,6 +183,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
                 await self._flowing.wait()
+                if side == "client":
+                    await self._hearing.wait()
                 if tap:
                     tap.read(side, data)
                 target.write(data)
