@@ -112,6 +112,8 @@ def numbers(answer: Any, n_samples: int) -> np.ndarray:
         if np.iscomplexobj(y_pred):
             raise Unusable(f"{must} gave complex ones")
         y_pred = y_pred.astype(np.float64)
+        if np.ma.isMaskedArray(answer):
+            y_pred[np.ma.getmaskarray(answer)] = np.nan
     except Unusable:
         raise
     except BaseException as error:  # a tensor of torch says in its own way that it won't be an array

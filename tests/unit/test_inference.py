@@ -177,3 +177,8 @@ def test_what_cannot_be_a_model_is_known_before_the_first_message(tmp_path, monk
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(Unusable, match=complaint):
         load(f"{name}:predict")
+
+
+def test_a_masked_answer_is_none():
+    answers = Inference(lambda X: np.ma.masked_array([1, 2, 3], mask=[False, True, False])).answers([[1.0]] * 3)
+    assert answers == [1.0, "the model predicted nan", 3.0]
