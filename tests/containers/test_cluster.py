@@ -13,6 +13,7 @@ import pytest
 
 from support.containers import SERVICES, Project, clone, docker
 from support.node import call_api, wait_until, works
+from support.pages import commands
 
 CLUSTER = "docker compose -f docker-compose.yml -f deploy/cluster.yml"
 NODES = ["rabbitmq", "rabbitmq2", "rabbitmq3"]
@@ -39,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 def all_replicas_online(cluster: Project) -> bool:
-    """Whether every queue is a quorum queue with its three replicas at work."""
+    """Whether every queue, in every virtual host, is a quorum queue with its three replicas at work."""
     try:
         queues = call_api(cluster.ui_port, "GET", "/queues")
     except OSError:  # that node is away
@@ -130,6 +131,30 @@ def test_a_message_may_come_back_any_number_of_times(cluster):
             assert body == b"still here"
             channel.basic_reject(method.delivery_tag, requeue=True)
         channel.queue_delete("returned")
+
+
+def test_a_cell_on_the_cluster_has_quorum_queues_and_a_csv_of_its_own(cluster):
+    if docker("ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project=second"):
+        pytest.skip("a project called second is here already")
+    _, make, *_ = commands("scaling.md", "Cells")
+    _, start = commands("scaling.md", "A cluster")
+    second, before = cluster.cell("second"), len(cluster.ids())
+    try:
+        cluster.type(make)
+        cluster.type(start)
+        wait_until(lambda: csv_size(second) > 100_000, 60, "rows of the cell")
+        assert len(call_api(cluster.ui_port, "GET", "/queues/second")) == 4
+        wait_until(lambda: all_replicas_online(cluster), 60, "three replicas of each queue")
+        cluster.run("kill", "rabbitmq2")
+        wait_for_growth(second)
+        cluster.run("start", "rabbitmq2")
+        wait_until(lambda: len(second.ids()) >= SAMPLES, 60, "all rows of the cell")
+        assert len(set(second.ids())) == len(second.ids()) == SAMPLES
+        assert len(cluster.ids()) == before
+    finally:
+        second.remove()
+        call_api(cluster.ui_port, "DELETE", "/vhosts/second")
+    wait_until(lambda: all_replicas_online(cluster), 90, "rabbitmq2 back in the cluster")
 
 
 @pytest.mark.parametrize("node", NODES)

@@ -2,7 +2,6 @@
 
 import re
 import statistics
-import subprocess
 import time
 from datetime import datetime, timezone
 from functools import partial
@@ -12,7 +11,7 @@ import pytest
 
 from support.containers import SERVICES, Project, clone
 from support.node import call_api, wait_until, works
-from support.paths import ROOT
+from support.pages import blocks
 from support.pipeline import read_rows
 
 pytestmark = [
@@ -20,12 +19,8 @@ pytestmark = [
     pytest.mark.xdist_group("tour"),  # its tests share the containers
 ]
 
-PAGE = (ROOT / "docs" / "tour.md").read_text()
-#: What stands between fences, and its kind, by the heading above: its number, or all of it.
-BLOCKS: Dict[str, List[Tuple[str, str]]] = {
-    heading.partition(".")[0]: re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    for heading, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-}
+#: By the number of the experiment, or all of its heading.
+BLOCKS = {heading.partition(".")[0]: found for heading, found in blocks("tour.md").items()}
 
 #: What is another one in each log: ids, times, numbers.
 VARYING = re.compile(r"…|\d{8}T[\d.]+Z-\w+|\d\d:\d\d:\d\d|(?<![\w-])-?\d+(?:\.\d+)?(?!\w)")
@@ -62,13 +57,7 @@ class Tour:
 
     def types(self) -> None:
         """Run the next commands."""
-        env = {**self.project.env, "COMPOSE_PROJECT_NAME": self.project.name}
-        result = subprocess.run(
-            ["sh", "-ec", self._next("sh")], cwd=self.project.folder, env=env,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stdout + result.stderr
-        self._printed = result.stdout
+        self._printed = self.project.type(self._next("sh"))
 
     def publishes(self, queue: str) -> None:
         """Publish the next payload as the management UI does."""

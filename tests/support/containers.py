@@ -1,5 +1,6 @@
 """A fresh clone of this project, and Compose in it."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from support.paths import ROOT
 from support.pipeline import read_rows
 
 SERVICES = ["features", "metrics", "model", "plot"]
+STARTED = "{{.Id}} {{.State.StartedAt}} {{.RestartCount}}"  # which container, and since when
 
 
 def docker(*arguments: str, text: str = "", check: bool = True) -> str:
@@ -58,7 +60,7 @@ class Project:
         self.picture = folder / "logs" / "error_distribution.png"
         self.amqp_port, self.ui_port = free_ports(2)
         self.name = f"demo{self.amqp_port}"
-        self._command = [*compose.split(), "--project-name", self.name]
+        self._compose = compose.split()
         self.env = {
             **os.environ,
             "AMQP_PORT": str(self.amqp_port),
@@ -67,11 +69,29 @@ class Project:
         }
         self.env.update({name: str(value) for name, value in env.items()})
 
+    def cell(self, name: str) -> "Project":
+        """A cell of this name on the same RabbitMQ, once docs/scaling.md has made it."""
+        cell = copy.copy(self)
+        cell.name = name
+        cell.env = {**self.env, "RABBITMQ_VHOST": name, "BROKER_NETWORK": f"{self.name}_default"}
+        cell._compose = ["docker", "compose", "--file=docker-compose.yml", "--file=deploy/cell.yml"]
+        cell.csv, cell.picture = (file.parent / name / file.name for file in (self.csv, self.picture))
+        return cell
+
     def run(self, *arguments: str, **env: str) -> str:
         """What a Compose command prints, with settings for it alone."""
         result = subprocess.run(
-            [*self._command, *arguments], cwd=self.folder, env={**self.env, **env}, capture_output=True, text=True,
-            timeout=300, check=False,
+            [*self._compose, "--project-name", self.name, *arguments], cwd=self.folder, env={**self.env, **env},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def type(self, commands: str) -> str:
+        """What the commands of a page print, typed in the clone."""
+        result = subprocess.run(
+            ["sh", "-ec", commands], cwd=self.folder, env={**self.env, "COMPOSE_PROJECT_NAME": self.name},
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
