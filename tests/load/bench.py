@@ -101,11 +101,12 @@ def stages(bench: Bench, quick: bool) -> Iterator[Part]:
     )
     if quick:
         return
-    name = "metrics alone, 2 replicas"
-    yield Part(
-        [Line(name, "rows/s"), Line(f"{name}: CPU", "us a row")],
-        {OURS: partial(measure.metrics_stage, bench, OURS, n, 2)},
-    )
+    for what, more in (("2 replicas", {"replicas": 2}), ("2 cells", {"cells": 2})):
+        name = f"metrics alone, {what}"
+        yield Part(
+            [Line(name, "rows/s"), Line(f"{name}: CPU", "us a row")],
+            {OURS: partial(measure.metrics_stage, bench, OURS, n, **more)},
+        )
     for replicas in (1, 2, 4, 8):
         name = f"20 ms model, {replicas} replica{'s' * (replicas > 1)}"
         yield Part(

@@ -191,26 +191,39 @@ def model_stage(bench: Bench, kind: str, samples: int) -> List[float]:
         bench.end(pipeline)
 
 
-def metrics_stage(bench: Bench, kind: str, samples: int, replicas: int = 1) -> List[float]:
-    """Rows a second that metrics alone writes from full queues, batches of 100; CPU microseconds a row of it."""
-    pipeline = bench.pipeline(kind)
+def metrics_stage(bench: Bench, kind: str, samples: int, replicas: int = 1, cells: int = 1) -> List[float]:
+    """Rows a second that metrics alone writes from full queues, batches of 100; CPU microseconds a row of it.
+
+    So many samples, and so many replicas of metrics, in each of the cells.
+    """
+    pipelines = [bench.pipeline(kind) for _ in range(cells)]
     try:
-        channel = pipeline.connect()
-        ids = Ids()
-        for _ in range(samples // 100):
-            some = ids.take(100)
-            for half, value in (("y_true", 1.5), ("y_pred", 1.25)):
-                channel.basic_publish("", half, messages.encode(some, [value] * 100, is_batch=True))
-        processes = {str(number): pipeline.start("metrics") for number in range(replicas)}
-        rows = Rows(pipeline.csv)
-        begun, first = rows.wait_for(1), rows.count
+        for pipeline in pipelines:
+            fill(pipeline, samples)
+        metrics = [pipeline.start("metrics") for pipeline in pipelines for _ in range(replicas)]
+        processes = {str(number): process for number, process in enumerate(metrics)}
+        rows = [Rows(pipeline.csv) for pipeline in pipelines]
+        begun = max(each.wait_for(1) for each in rows)
+        first = sum(each.look() for each in rows)
         before = bench.cpu(processes)
-        end = rows.wait_for(samples)
+        end = max(each.wait_for(samples) for each in rows)
         used = bench.cpu(processes)
-        cost = sum(used[name] - before[name] for name in processes) / (samples - first)
-        return [(samples - first) / (end - begun), 1e6 * cost]
+        written = cells * samples - first
+        cost = sum(used[name] - before[name] for name in processes) / written
+        return [written / (end - begun), 1e6 * cost]
     finally:
-        bench.end(pipeline)
+        for pipeline in pipelines:
+            bench.end(pipeline)
+
+
+def fill(pipeline: Pipeline, samples: int) -> None:
+    """Put both halves of so many samples into the queues of metrics, batches of 100."""
+    channel = pipeline.connect()
+    ids = Ids()
+    for _ in range(samples // 100):
+        some = ids.take(100)
+        for half, value in (("y_true", 1.5), ("y_pred", 1.25)):
+            channel.basic_publish("", half, messages.encode(some, [value] * 100, is_batch=True))
 
 
 def latency(bench: Bench, kind: str, samples: int) -> List[float]:
