@@ -53,7 +53,8 @@ def main() -> None:
                 service.beat(not trouble.reason)
                 if service.stop.requested or time.monotonic() > next_poll:
                     break  # the rest at the next poll
-            if summary is not shown and not service.stop.requested:
+            news = summary is not shown and (summary.rows or not shown or shown.rows)  # a header alone is none
+            if news and not service.stop.requested:
                 show(summary, follower.last_change)
                 shown = summary
             trouble.over()

@@ -88,6 +88,11 @@ def test_a_picture_without_data_comes_first_and_one_with_the_rows_when_they_are_
     assert set(run.beats) == {True}
 
 
+def test_a_picture_without_data_is_not_drawn_again_for_a_csv_without_rows(run):
+    run.main(run.append, lambda: None)  # metrics begins the CSV with its header
+    assert run.drawn == [0]
+
+
 def test_the_first_picture_does_not_wait_for_a_long_csv(run):
     run.append(1.0, 2.0)
     run.main()
