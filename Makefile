@@ -1,4 +1,4 @@
-.PHONY: up local test bench chaos soak audit lint lock clean
+.PHONY: up local test bench chaos splits soak audit lint lock clean
 
 up: ## everything in containers
 	docker compose up --build
@@ -15,6 +15,9 @@ bench: .venv ## samples a second and milliseconds, beside the code that circulat
 
 chaos: .venv ## kills and cuts at random for a minute, then counts; make chaos ARGS='--seed 7'
 	PYTHONPATH=.:tests .venv/bin/python tests/load/chaos.py $(ARGS)
+
+splits: .venv ## cuts and slows the links of a cluster; make splits ARGS='--seed 7 --runs 20'
+	PYTHONPATH=.:tests .venv/bin/python tests/load/splits.py $(ARGS)
 
 soak: .venv ## half an hour at 500 samples/s; does memory stay flat?
 	PYTHONPATH=.:tests .venv/bin/python tests/load/soak.py $(ARGS)

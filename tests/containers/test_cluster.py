@@ -1,56 +1,42 @@
 """Three RabbitMQ nodes by deploy/cluster.yml, of which any may fail; not a line of the services knows of it."""
 
 import os
-import secrets
-import threading
 import time
 from contextlib import contextmanager
 from functools import partial
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator
 
 import pika
 import pytest
 
-from support.containers import SERVICES, Project, clone, docker
+from load import splits
+from support import network
+from support.cluster import NODES, Cluster, Growth, longest_pause
+from support.containers import SERVICES, docker
 from support.node import call_api, wait_until, works
 from support.pages import commands
 
-CLUSTER = "docker compose -f docker-compose.yml -f deploy/cluster.yml"
-NODES = ["rabbitmq", "rabbitmq2", "rabbitmq3"]
 SAMPLES = 10_000  # of each of two features, in twenty seconds: about as long as it takes to break and mend something
 
 pytestmark = [
-    pytest.mark.skipif(os.environ.get("CLUSTER") != "1", reason="takes five minutes: set CLUSTER=1"),
+    pytest.mark.skipif(os.environ.get("CLUSTER") != "1", reason="takes eight minutes: set CLUSTER=1"),
     pytest.mark.skipif(not works("docker info"), reason="no Docker Engine runs here"),
     pytest.mark.xdist_group("cluster"),  # its tests share one
 ]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The cluster and all services but features."""
-    env = {"RABBITMQ_ERLANG_COOKIE": secrets.token_hex(), "INTERVAL": 0.02, "BATCH_SIZE": 10, "SAMPLES": SAMPLES}
-    project = Project(CLUSTER, tmp_path_factory.mktemp("cluster"), env)
-    clone(project.folder)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), INTERVAL=0.02, BATCH_SIZE=10, SAMPLES=SAMPLES)
     try:
-        project.run("up", "--build", "--detach", "--scale", "features=0")
-        yield project
+        cluster.start()
+        yield cluster
     finally:
-        project.remove()
-
-
-def all_replicas_online(cluster: Project) -> bool:
-    """Whether every queue, in every virtual host, is a quorum queue with its three replicas at work."""
-    try:
-        queues = call_api(cluster.ui_port, "GET", "/queues")
-    except OSError:  # that node is away
-        return False
-    nodes = {f"rabbit@{name}" for name in NODES}
-    return bool(queues) and all(q.get("type") == "quorum" and set(q.get("online", ())) == nodes for q in queues)
+        cluster.remove()
 
 
 @contextmanager
-def load(cluster: Project) -> Iterator[Callable[[float], float]]:
+def load(cluster: Cluster) -> Iterator[Callable[[float], float]]:
     """Two features publish while this block breaks something; then each of their samples has its one row.
 
     What it gives tells for how long, at most, no row came since a point in time.
@@ -58,29 +44,10 @@ def load(cluster: Project) -> Iterator[Callable[[float], float]]:
     before = len(cluster.ids())
     cluster.run("up", "--detach", "--scale", "features=2", "features")
     started = [cluster.inspect(name, "{{.State.StartedAt}}") for name in SERVICES]
-    grown: List[float] = []  # when the CSV did
-    done = threading.Event()
-
-    def watch() -> None:
-        size = csv_size(cluster)
-        while not done.wait(0.05):
-            if csv_size(cluster) != size:
-                size = csv_size(cluster)
-                grown.append(time.monotonic())
-
-    def longest_pause(since: float) -> float:
-        times = [since, *[at for at in grown if at > since], time.monotonic()]
-        return max(after - before for before, after in zip(times, times[1:]))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with Growth(cluster) as growth:
         wait_for_growth(cluster)
         assert cluster.inspect("features", "{{.State.Status}}") == ["running"] * 2
-        yield longest_pause
-    finally:
-        done.set()
-        watcher.join()
+        yield lambda since: longest_pause(growth.times, since)
 
     # A features that published all and had all confirmed exits with 0. None was started again meanwhile.
     ended = "{{.State.Status}} {{.State.ExitCode}}"
@@ -93,21 +60,17 @@ def load(cluster: Project) -> Iterator[Callable[[float], float]]:
     assert {count for name in SERVICES for count in cluster.inspect(name, "{{.RestartCount}}")} == {"0"}
 
 
-def csv_size(cluster: Project) -> int:
-    return cluster.csv.stat().st_size if cluster.csv.exists() else 0
-
-
-def wait_for_growth(cluster: Project, seconds: float = 60) -> None:
+def wait_for_growth(cluster: Cluster, seconds: float = 60) -> None:
     """Wait for a hundred kilobytes more of rows, which are more than a thousand."""
-    size = csv_size(cluster)
-    wait_until(lambda: csv_size(cluster) > size + 100_000, seconds, "rows come")
+    size = cluster.csv_size()
+    wait_until(lambda: cluster.csv_size() > size + 100_000, seconds, "rows come")
 
 
 def test_a_cluster_forms_by_itself_and_tells_prometheus_of_itself(cluster):
     nodes = call_api(cluster.ui_port, "GET", "/nodes")
     assert {node["name"] for node in nodes if node["running"]} == {f"rabbit@{name}" for name in NODES}
     wait_until(lambda: len(call_api(cluster.ui_port, "GET", "/queues")) == 4, 30, "all queues")
-    wait_until(lambda: all_replicas_online(cluster), 60, "three replicas of each queue")
+    wait_until(cluster.all_replicas_online, 60, "three replicas of each queue")
     for name in NODES:
         ask = f"import urllib.request as r; print(r.urlopen('http://{name}:15692/metrics').read().decode())"
         metrics = cluster.run("exec", "-T", "plot", "python", "-c", ask)
@@ -164,7 +127,7 @@ def test_a_killed_node_is_left_within_seconds_and_nothing_is_lost(cluster, node)
         cluster.run("kill", node)
         wait_for_growth(cluster)
         cluster.run("start", node)
-        wait_until(lambda: all_replicas_online(cluster), 90, f"{node} back in the cluster")
+        wait_until(cluster.all_replicas_online, 90, f"{node} back in the cluster")
         print(f"\nlongest pause with {node} killed: {longest_pause(begun):.1f} s")
         assert longest_pause(begun) < 15
 
@@ -178,8 +141,16 @@ def test_a_node_that_vanishes_from_the_network_is_left_too(cluster):
         wait_for_growth(cluster, 90)
         print(f"\nlongest pause with rabbitmq cut off: {longest_pause(begun):.1f} s")
         docker("network", "connect", "--alias", "rabbitmq", network, container)
-        wait_until(lambda: all_replicas_online(cluster), 90, "rabbitmq back in the cluster")
+        wait_until(cluster.all_replicas_online, 90, "rabbitmq back in the cluster")
         assert longest_pause(begun) < 30
+
+
+@pytest.mark.skipif(bool(network.missing()), reason=f"cannot cut links here without {network.missing()}")
+def test_a_network_that_splits_loses_and_repeats_nothing(cluster):
+    wait_until(cluster.is_whole, 90, "a cluster that is whole")
+    good, report = splits.run(cluster, seed=7, seconds=20)
+    print(f"\n{report}")
+    assert good, report
 
 
 def test_two_nodes_are_killed_at_once_and_all_goes_on_when_they_are_back(cluster):
@@ -191,7 +162,7 @@ def test_two_nodes_are_killed_at_once_and_all_goes_on_when_they_are_back(cluster
         cluster.run("start", *NODES[:2])
         wait_for_growth(cluster, 120)
         print(f"\nlongest pause with two killed: {longest_pause(begun):.1f} s, {longest_pause(back):.1f} of it after")
-        wait_until(lambda: all_replicas_online(cluster), 90, "all nodes back in the cluster")
+        wait_until(cluster.all_replicas_online, 90, "all nodes back in the cluster")
 
 
 def test_a_rolling_restart_loses_nothing_and_restarts_no_service(cluster):
@@ -199,7 +170,7 @@ def test_a_rolling_restart_loses_nothing_and_restarts_no_service(cluster):
         with load(cluster) as longest_pause:
             begun = time.monotonic()
             cluster.run("restart", node)
-            wait_until(lambda: all_replicas_online(cluster), 90, f"{node} back in the cluster")
+            wait_until(cluster.all_replicas_online, 90, f"{node} back in the cluster")
             print(f"\nlongest pause with {node} restarted: {longest_pause(begun):.1f} s")
 
 
@@ -221,5 +192,5 @@ def test_four_replicas_of_a_slow_model_are_three_and_a_half_times_as_fast_as_one
     assert rates[4] > 3.5 * rates[1]
 
 
-def all_healthy(cluster: Project, service: str, replicas: int) -> bool:
+def all_healthy(cluster: Cluster, service: str, replicas: int) -> bool:
     return cluster.inspect(service, "{{.State.Health.Status}}") == ["healthy"] * replicas

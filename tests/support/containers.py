@@ -32,7 +32,7 @@ def clone(folder: Path) -> None:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    for file in filter(lambda file: (ROOT / file).exists(), listed):
+    for file in filter(lambda file: (ROOT / file).is_file(), listed):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, folder / file)
 
