@@ -16,6 +16,8 @@ from support.containers import SERVICES, docker
 from support.node import call_api, wait_until, works
 from support.pages import commands
 
+IMAGE = "rabbitmq:4-management"
+UPGRADED = "rabbitmq:upgrade-test"  # the same under another name, made anew
 SAMPLES = 10_000  # of each of two features, in twenty seconds: about as long as it takes to break and mend something
 
 pytestmark = [
@@ -33,6 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.remove()
+        docker("image", "rm", "--force", UPGRADED, check=False)
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def load(cluster: Cluster) -> Iterator[Callable[[float], float]]:
     What it gives tells for how long, at most, no row came since a point in time.
     """
     before = len(cluster.ids())
-    cluster.run("up", "--detach", "--scale", "features=2", "features")
+    cluster.run("up", "--detach", "--no-deps", "--scale", "features=2", "features")
     started = [cluster.inspect(name, "{{.State.StartedAt}}") for name in SERVICES]
     with Growth(cluster) as growth:
         wait_for_growth(cluster)
@@ -165,13 +168,25 @@ def test_two_nodes_are_killed_at_once_and_all_goes_on_when_they_are_back(cluster
         wait_until(cluster.all_replicas_online, 90, "all nodes back in the cluster")
 
 
-def test_a_rolling_restart_loses_nothing_and_restarts_no_service(cluster):
-    for node in NODES:
+def test_an_upgrade_node_by_node_loses_nothing_and_restarts_no_service(cluster):
+    """As docs/scaling.md says."""
+    docker("build", "--tag", UPGRADED, "-", text=f"FROM {IMAGE}\nENV UPGRADED=yes\n")
+    for file in ("docker-compose.yml", "deploy/cluster.yml"):
+        path = cluster.folder / file
+        path.write_text(path.read_text().replace(IMAGE, UPGRADED))
+    for node in reversed(NODES):
         with load(cluster) as longest_pause:
+            [old] = cluster.inspect(node, "{{.Id}}")
             begun = time.monotonic()
-            cluster.run("restart", node)
+            cluster.run("exec", "-T", node, "rabbitmq-upgrade", "--timeout", "120", "await_online_quorum_plus_one")
+            cluster.run("up", "--detach", "--no-deps", "--wait", node)
             wait_until(cluster.all_replicas_online, 90, f"{node} back in the cluster")
-            print(f"\nlongest pause with {node} restarted: {longest_pause(begun):.1f} s")
+            took, pause = time.monotonic() - begun, longest_pause(begun)
+            print(f"\nlongest pause with {node} upgraded: {pause:.1f} s of {took:.0f} s")
+            assert cluster.inspect(node, "{{.Config.Image}}") == [UPGRADED]
+            assert cluster.inspect(node, "{{.Id}}") != [old]
+            assert pause < 15
+    cluster.run("exec", "-T", "rabbitmq", "rabbitmqctl", "enable_feature_flag", "all")
 
 
 def test_four_replicas_of_a_slow_model_are_three_and_a_half_times_as_fast_as_one(cluster):
