@@ -316,6 +316,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="of the first run")
     parser.add_argument("--runs", type=int, default=1, help="each with the next seed")
     parser.add_argument("--seconds", type=float, default=40, help="of faults in a run, about; its end comes on top")
+    parser.add_argument("--khepri", action="store_true", help="metadata as RabbitMQ 4.2 stores it, also in 4.0 and 4.1")
     arguments = parser.parse_args()
     if network.missing():
         parser.error(f"cannot cut links here without {network.missing()}")
@@ -326,6 +327,9 @@ def main() -> int:
         try:
             cluster.start()
             wait_until(cluster.all_replicas_online, 120, "three replicas of each queue")
+            if arguments.khepri:
+                cluster.run("exec", "-T", "rabbitmq", "rabbitmqctl", "enable_feature_flag", "--opt-in", "khepri_db")
+                wait_until(cluster.is_whole, 120, "the cluster with Khepri")
             for seed in range(arguments.seed, arguments.seed + arguments.runs):
                 good, report = run(cluster, seed, arguments.seconds)
                 print(report, flush=True)
