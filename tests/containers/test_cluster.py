@@ -103,14 +103,14 @@ def test_a_cell_on_the_cluster_has_quorum_queues_and_a_csv_of_its_own(cluster):
     if docker("ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project=second"):
         pytest.skip("a project called second is here already")
     _, make, *_ = commands("scaling.md", "Cells")
-    _, start = commands("scaling.md", "A cluster")
+    start = commands("scaling.md", "A cluster")[-1]
     second, before = cluster.cell("second"), len(cluster.ids())
     try:
         cluster.type(make)
         cluster.type(start)
-        wait_until(lambda: csv_size(second) > 100_000, 60, "rows of the cell")
+        wait_until(lambda: second.csv_size() > 100_000, 60, "rows of the cell")
         assert len(call_api(cluster.ui_port, "GET", "/queues/second")) == 4
-        wait_until(lambda: all_replicas_online(cluster), 60, "three replicas of each queue")
+        wait_until(cluster.all_replicas_online, 60, "three replicas of each queue")
         cluster.run("kill", "rabbitmq2")
         wait_for_growth(second)
         cluster.run("start", "rabbitmq2")
@@ -120,7 +120,7 @@ def test_a_cell_on_the_cluster_has_quorum_queues_and_a_csv_of_its_own(cluster):
     finally:
         second.remove()
         call_api(cluster.ui_port, "DELETE", "/vhosts/second")
-    wait_until(lambda: all_replicas_online(cluster), 90, "rabbitmq2 back in the cluster")
+    wait_until(cluster.all_replicas_online, 90, "rabbitmq2 back in the cluster")
 
 
 @pytest.mark.parametrize("node", NODES)

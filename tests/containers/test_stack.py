@@ -120,6 +120,8 @@ def test_the_stack_draws_replicates_and_hides_what_it_should(ui_port):
     inspected = json.loads(docker("service", "inspect", f"{STACK}_model"))[0]["Spec"]["TaskTemplate"]["ContainerSpec"]
     assert "RABBITMQ_PASSWORD" not in str(inspected.get("Env"))
     assert docker("exec", container("model"), "cat", "/proc/sys/net/ipv4/tcp_retries2") == "5"
+    read = "import urllib.request as r; print(r.urlopen('http://rabbitmq2:15692/metrics').read().decode())"
+    assert 'rabbitmq_node="rabbit@rabbitmq2"' in docker("exec", container("plot"), "python", "-c", read)
 
 
 def test_another_password_takes_the_place_of_the_first_and_nothing_is_lost(ui_port):
