@@ -26,7 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from load import measure
-from load.measure import BEFORE, OURS, SAFE, SERVICES, TEXTBOOK, Bench
+from load.measure import BEFORE, OURS, SAFE, SERVICES, TEXTBOOK, Bench, C
 from metrics import pair
 from parts.csv_file import lines as csv_lines
 from parts.ids import Ids
@@ -88,7 +88,11 @@ def with_sum(measured: Measure) -> List[float]:
 def stages(bench: Bench, quick: bool) -> Iterator[Part]:
     """One service alone."""
     kinds = [TEXTBOOK, BEFORE, OURS] if quick else [TEXTBOOK, SAFE, BEFORE, OURS]
-    samples = {TEXTBOOK: 40_000, SAFE: 4_000, BEFORE: 40_000, OURS: 40_000}
+    samples = {TEXTBOOK: 40_000, SAFE: 4_000, BEFORE: 40_000, OURS: 40_000, C: 80_000}
+    if bench.builds_model_in_c():
+        kinds.append(C)
+    else:
+        print("model stage: without C, which needs cc and librabbitmq's headers (Debian: librabbitmq-dev)", flush=True)
     yield Part(
         [Line("model stage", "messages/s")],
         {kind: partial(measure.model_stage, bench, kind, samples[kind] // (2 if quick else 1)) for kind in kinds},

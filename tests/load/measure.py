@@ -1,7 +1,7 @@
 """What `make bench` measures: whole services, as processes, on a private broker. Each measurement is one function.
 
-A kind is whose code runs: "ours", the "textbook"'s or the same "made safe" (see support/textbook.py), or the scripts
-of another checkout, "before".
+A kind is whose code runs: "ours", the "textbook"'s or the same "made safe" (see support/textbook.py), the scripts of
+another checkout, "before", or for the model alone "C" (see model_stage.c).
 """
 
 import os
@@ -24,7 +24,7 @@ from support.node import ContainerNode, Node, free_ports, wait_until
 from support.paths import ROOT
 from support.pipeline import Pipeline, Process
 
-OURS, TEXTBOOK, SAFE, BEFORE = "ours", "textbook", "made safe", "before"
+OURS, TEXTBOOK, SAFE, BEFORE, C = "ours", "textbook", "made safe", "before", "C"
 SERVICES = ("features", "model", "metrics")
 
 
@@ -51,6 +51,18 @@ class Bench:
         (folder / "logs").mkdir(parents=True)
         root = self._before if kind == BEFORE else ROOT
         return Pipeline({**self._address, "RABBITMQ_VHOST": vhost}, folder, root)
+
+    @property
+    def model_in_c(self) -> Path:
+        return self._folder / "model_stage"
+
+    def builds_model_in_c(self) -> bool:
+        """Build it; whether that can be done here."""
+        command = ["cc", "-O2", "tests/load/model_stage.c", "-lrabbitmq", "-o", str(self.model_in_c)]
+        try:
+            return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+        except OSError:  # no cc
+            return False
 
     def end(self, pipeline: Pipeline) -> None:
         pipeline.close()
@@ -182,7 +194,10 @@ def model_stage(bench: Bench, kind: str, samples: int) -> List[float]:
         def answered() -> int:
             return channel.queue_declare("y_pred", passive=True).method.message_count
 
-        start(pipeline, kind, "model")
+        if kind == C:
+            pipeline.connected(str(bench.model_in_c))
+        else:
+            start(pipeline, kind, "model")
         wait_until(answered, 20, "the first answers")
         begun, first = time.monotonic(), answered()
         wait_until(lambda: answered() >= samples, 300, "all answers")

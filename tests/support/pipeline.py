@@ -17,14 +17,14 @@ HEADER = "id,y_true,y_pred,absolute_error"
 
 
 class Process:
-    """A running script; what it prints goes to a file."""
+    """A running script, or program; what it prints goes to a file."""
 
     def __init__(self, script: str, arguments: List[str], env: Dict[str, str], output: Path, root: Path) -> None:
         self.script = script
         self._output = output
         with output.open("wb") as file:
             self.popen = subprocess.Popen(
-                [sys.executable, script, *arguments],
+                [*([sys.executable] if script.endswith(".py") else []), script, *arguments],
                 cwd=root,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -89,9 +89,11 @@ class Pipeline:
         self._connection: Any = None
 
     def start(self, script: str, *arguments: str, **env: Any) -> Process:
+        """Start a script, named without its .py, or the program at an absolute path."""
         output = self._folder / f"{Path(script).name}-{len(self._processes)}.log"
         settings = {**self._env, **{name: str(value) for name, value in env.items()}}
-        process = Process(f"{script}.py", list(arguments), settings, output, self._root)
+        script = script if Path(script).is_absolute() else f"{script}.py"
+        process = Process(script, list(arguments), settings, output, self._root)
         self._processes.append(process)
         return process
 
