@@ -542,9 +542,10 @@ def test_a_rabbitmq_that_confirms_nothing_more_is_left_for_another_connection(pi
     """As a cluster's node may do after its network was split: it reads no more, and its heartbeats go on."""
     proxy = Proxy(node.port)
     try:
-        features = pipeline.connected("features", RABBITMQ_PORT=proxy.port, INTERVAL=0.01, SAMPLES=300)
+        settings = {"RABBITMQ_PORT": proxy.port, "INTERVAL": 0.01, "SAMPLES": 300}
+        features = pipeline.start("tests/support/impatient", "features", **settings).says("connected to RabbitMQ")
         proxy.deafen()
-        features.says(f"left RabbitMQ at 127.0.0.1:{proxy.port} (it has confirmed nothing for 30 s)", 45)
+        features.says(f"left RabbitMQ at 127.0.0.1:{proxy.port} (it has confirmed nothing for 2 s)", 20)
         proxy.heal()
         assert features.says("all 300 samples published and confirmed", 30).ends() == 0
         pipeline.connected("model")
