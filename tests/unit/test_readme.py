@@ -1,5 +1,6 @@
 """The pages in step with the code, and the Russian README with the English one."""
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -85,3 +86,11 @@ def test_every_file_that_is_named_exists():
     for page in PAGES:
         for name in re.findall(r"`((?:tests|deploy|parts|docs)/[\w./]+)`", page.read_text()):
             assert (ROOT / name).exists() or "test_units" in name, f"{page.name}: {name}"
+
+
+def test_the_cores_of_a_million_samples_a_second_are_those_of_the_cpu_table():
+    measured, computed = ((ROOT / "docs" / page).read_text() for page in ("performance.md", "scaling.md"))
+    cpu = re.findall(r"\| 100 samples a message \|" + 5 * r" ([\d.]+) \|", measured)
+    assert cpu == re.findall(r"\| cores at a million samples a second \|" + 5 * r" ([\d.]+) \|", computed)
+    [processes] = re.findall(r"\| processes \|" + 3 * r" (\d+) \|", computed)
+    assert [int(count) for count in processes] == [math.ceil(float(cores)) for cores in cpu[0][:3]]
