@@ -14,6 +14,7 @@ IN_HAND = 32 * 1024 * 1024
 #: Seconds that a delivery waits for one of each other queue, so that what belongs together is handled together: so
 #: many where MANY wait in its queue, with fewer in proportion. Under load this halves the work of metrics.
 PATIENCE, MANY = 0.8, 100
+LOOK_AGAIN = 0.01  # seconds; until the next arrival it would not do: halves would go on to pair with the next sample's
 QUIET = 10.0  # seconds without a delivery after which a queue is not waited for
 PAUSE = 1.0  # seconds until what could not be handled is tried again
 
@@ -72,7 +73,8 @@ class Consumer:
         self._tags: List[str] = []  # of the consumers, which must not come again on one channel
         self._generation = 0
         self._arrived: Dict[str, Deque[Delivery]] = {queue: deque() for queue in queues}  # not handled yet
-        self._last_arrival = dict.fromkeys(queues, -QUIET)
+        self._last_arrival = dict.fromkeys(queues, time.monotonic())
+        self._looks_again = False  # soon, whether what waits for another queue has waited long enough
         self._in_hand: Dict[int, Waiting] = OrderedDict()  # by delivery tag
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
@@ -121,7 +123,14 @@ class Consumer:
             for queue in ready:
                 portion.append(queue.popleft())
                 size += len(portion[-1].body)
+        if self.holds_any and not portion and not self._looks_again:
+            self._looks_again = True
+            self._channel.connection.ioloop.call_later(LOOK_AGAIN, self._look_again)
         return portion
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self._on_arrival()
 
     @property
     def holds_any(self) -> bool:

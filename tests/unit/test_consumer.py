@@ -2,7 +2,7 @@
 
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Callable, List
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,28 +49,48 @@ def test_few_that_wait_are_soon_handled_and_many_wait_for_what_belongs_to_them()
 
 
 class Channel:
-    """One that takes all that a consumer says to it."""
+    """One that takes all that a consumer says to it, and keeps the timers that it sets."""
+
+    def __init__(self) -> None:
+        self.timers: List[Callable[[], None]] = []
+
+    def call_later(self, _seconds: float, then: Callable[[], None]) -> None:
+        self.timers.append(then)
 
     def __getattr__(self, _name: str) -> Any:
-        return lambda *_, **__: None
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+
+def arrive(consumer: Consumer, queue: str, tag: int) -> None:
+    consumer._on_message(queue, None, SimpleNamespace(delivery_tag=tag), None, b"")
 
 
 def test_a_backlog_of_one_queue_alone_does_not_wait_for_the_other(monkeypatch):
     consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
-
-    def arrive(queue: str, tag: int) -> None:
-        consumer._on_message(queue, None, SimpleNamespace(delivery_tag=tag), None, b"")
-
-    arrive("y_true", 1)
-    assert consumer.take()
-    arrive("y_pred", 2)
+    arrive(consumer, "y_true", 1)
     assert not consumer.take()
-    arrive("y_true", 3)
+    arrive(consumer, "y_pred", 2)
     assert len(consumer.take()) == 2
     now = time.monotonic() + QUIET
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    arrive("y_true", 4)
+    arrive(consumer, "y_true", 3)
     assert consumer.take()
+
+
+def test_what_has_waited_long_enough_is_handled_though_nothing_more_arrives(monkeypatch):
+    """Else a prediction that has missed its true value would go with the next sample's, and so would all after it."""
+    channel, taken = Channel(), []
+    consumer = Consumer(channel, "test", ["y_true", "y_pred"], lambda: taken.extend(consumer.take()))
+    arrive(consumer, "y_pred", 1)
+    assert not taken
+    now = time.monotonic() + 2 * patience(1)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    [timer] = channel.timers
+    timer()
+    assert [delivery.tag for delivery in taken] == [1]
 
 
 def test_a_call_that_does_not_end_is_told(caplog):
