@@ -178,6 +178,8 @@ class ContainerNode(Node):
 
     def close(self) -> None:
         works(f"docker rm --force --volumes {self.container}")
+        if self._server:
+            self._server.wait(30)  # which notices a moment later that its container is gone
         super().close()
 
     def docker(self, *arguments: str) -> str:
