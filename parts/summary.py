@@ -15,7 +15,9 @@ MOST_RECENT = 10_000  # errors that are kept, to be drawn once more as the recen
 #: 0 and all numbers of four significant digits from 1e-15 up to 1e25. What is counted is how many errors come to each,
 #: rounded down. The edges of bars in a picture are among them, so that the counts in the bars are exact, as if each
 #: error had been kept; and a quantile is at most 0.1 % too low.
-STEPS = np.array([0.0, *(float(f"{digits}e{power}") for power in range(-18, 22) for digits in range(1000, 10_000))])
+#: (Each is one exact number times or by another, which IEEE 754 rounds to the double nearest to the decimal.)
+DIGITS, POWERS = np.arange(1000.0, 10_000.0), [float(10**power) for power in range(22)]
+STEPS = np.concatenate([[0.0], *(DIGITS / power for power in POWERS[18:0:-1]), *(DIGITS * power for power in POWERS)])
 SMALLEST, LARGEST = STEPS[[1, -1]]  # a smaller error counts as 0, a larger one as unreadable: no sum overflows
 
 
