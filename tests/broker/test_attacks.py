@@ -24,6 +24,7 @@ from support.node import Node, wait_until
 from support.paths import ROOT
 from support.pipeline import Pipeline, Process
 from support.proxy import Proxy, Wire
+from support.small_disk import small_disk
 
 SLOW = {"MODEL": "support.odd_models:as_slow_as_told"}
 
@@ -473,14 +474,8 @@ def test_a_stop_ends_well_when_a_call_ends_while_the_connection_is_being_closed(
 
 @pytest.fixture
 def small_state(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB for the state."""
-    folder = tmp_path / "state"
-    folder.mkdir()
-    mounted = os.getuid() == 0 and subprocess.call(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder]) == 0
-    if not mounted:
-        pytest.skip("only root, outside a container, can mount a file system")
-    yield folder
-    subprocess.check_call(["umount", "--lazy", folder])
+    with small_disk(tmp_path / "state") as folder:
+        yield folder
 
 
 def test_a_full_disk_of_the_state_is_told_once_while_it_lasts_and_loses_nothing(small_state, pipeline):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Iterator
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from parts import messages
 from support.node import wait_until
+from support.small_disk import small_disk
 from unit.test_messages import JSON, MALFORMED
 
 NO_IDS = [
@@ -163,38 +165,32 @@ def test_a_half_that_waits_longer_than_the_delivery_timeout_holds_no_delivery(pi
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of 64 KiB for the logs."""
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    mounted = os.getuid() == 0 and subprocess.call(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder]) == 0
-    if not mounted:
-        pytest.skip("only root, outside a container, can mount a file system")
-    yield folder
-    subprocess.check_call(["umount", "--lazy", folder])
+def small_logs(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "logs") as folder:
+        yield folder
 
 
-def test_a_full_disk_stops_metrics_until_there_is_room_and_loses_nothing(small_disk, pipeline):
-    filler = small_disk / "filler"
+def test_a_full_disk_stops_metrics_until_there_is_room_and_loses_nothing(small_logs, pipeline):
+    filler = small_logs / "filler"
     filler.write_bytes(b"x" * 40 * 1024)
     model, metrics = pipeline.connected("model"), pipeline.connected("metrics")
     source = pipeline.start("features", SAMPLES=2000, INTERVAL=0)
     metrics.says("No space left on device")
     assert metrics.popen.poll() is None
-    subprocess.check_call(["mount", "-o", "remount,size=1m", small_disk])
+    subprocess.check_call(["mount", "-o", "remount,size=1m", small_logs])
     pipeline.wait_for_rows(2000)
     metrics.says("all well again")
     assert source.ends() == 0
     assert model.stop() < 5
 
 
-def test_read_only_logs_stop_metrics_and_plot_until_they_are_writable(small_disk, pipeline):
-    subprocess.check_call(["mount", "-o", "remount,ro", small_disk])
+def test_read_only_logs_stop_metrics_and_plot_until_they_are_writable(small_logs, pipeline):
+    subprocess.check_call(["mount", "-o", "remount,ro", small_logs])
     pipeline.connected("model")
     metrics = pipeline.connected("metrics").says("cannot store, so nothing is acknowledged")
     plot = pipeline.start("plot", PLOT_INTERVAL=0.2).says("no picture: ")
     assert pipeline.start("features", SAMPLES=10, INTERVAL=0).ends() == 0
-    subprocess.check_call(["mount", "-o", "remount,rw,size=1m", small_disk])
+    subprocess.check_call(["mount", "-o", "remount,rw,size=1m", small_logs])
     pipeline.wait_for_rows(10)
     plot.says("10 rows")
     metrics.says("all well again")
