@@ -20,10 +20,10 @@ from itertools import chain
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from parts import service
-from parts.rabbitmq.connection import Connector
+from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
 from parts.rabbitmq.consumer import Consumer, Delivery
 from parts.rabbitmq.producer import Producer
-from parts.rabbitmq.publisher import CONFIRM_WITHIN, DEAD_LETTERS, Message, Publisher, aside
+from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, aside
 from parts.rabbitmq.worker import Worker
 
 __all__ = ["Broker", "Delivery", "Message", "TooLarge", "aside"]
@@ -170,8 +170,8 @@ class Broker:
     def _tick(self) -> None:
         if self._publisher:
             self._publisher.tend()
-            if self._publisher.silence(self._connector.blocked) > CONFIRM_WITHIN:
-                self._connector.leave(f"it has confirmed nothing for {CONFIRM_WITHIN:g} s")
+            if self._publisher.silence(self._connector.blocked) > ANSWER_WITHIN:
+                self._connector.leave(f"it has confirmed nothing for {ANSWER_WITHIN:g} s")
         well = self._publisher and not (self._publisher.refused or self._connector.blocked or self._trouble.reason)
         service.beat(bool(well))
         self._worker.tell_if_long()

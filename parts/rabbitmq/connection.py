@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections import deque
+from functools import partial
 from typing import Any, Callable, Deque, Iterable, Optional, Sequence
 
 from pika.adapters.select_connection import IOLoop
@@ -24,6 +25,10 @@ HEARTBEAT = 30
 #: the nodes of a cluster that was down come back one by one. A connection that held for the longest begins anew.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 
+#: Seconds after which a connection is given up when the queues are not declared by then, or no confirm came that is
+#: due: a queue's process may hang. When the network of a cluster splits, what a node passed on to a queue's leader may
+#: be gone for good: its channel then waits for an answer, reads nothing more, and stays open.
+ANSWER_WITHIN = 30.0
 GOODBYE_WITHIN = 2.0  # seconds that RabbitMQ has to answer when we leave
 
 QUEUE_DIFFERS = re.compile("RESOURCE_LOCKED|inequivalent arg")  # RabbitMQ's words for a queue that is another one
@@ -102,6 +107,11 @@ class Connector:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         connection.channel(on_open_callback=self._on_channel)
+        self.loop.call_later(ANSWER_WITHIN, partial(self._leave_if_not_ready, connection))
+
+    def _leave_if_not_ready(self, connection: Any) -> None:
+        if connection is self._connection and self._ready_since is None:
+            self.leave(f"it has not declared the queues for {ANSWER_WITHIN:g} s")
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)

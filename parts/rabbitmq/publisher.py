@@ -15,11 +15,6 @@ DEAD_LETTERS = "dead_letters"
 
 PAUSE = 1.0  # seconds until what RabbitMQ refused is published again
 
-#: Seconds without any confirm, while some are due, after which a connection is given up. When the network of a cluster
-#: splits, what a node passed on to a queue's leader may be gone for good: its channel then waits for an answer, reads
-#: nothing more, and stays open.
-CONFIRM_WITHIN = 30.0
-
 
 class Message(NamedTuple):
     """A message to be published, persistent and confirmed."""

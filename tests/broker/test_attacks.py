@@ -548,3 +548,18 @@ def test_a_rabbitmq_that_confirms_nothing_more_is_left_for_another_connection(pi
         pipeline.wait_for_rows(300)
     finally:
         proxy.close()
+
+
+def test_a_rabbitmq_that_does_not_tell_of_a_queue_is_left_for_another_connection(pipeline: Pipeline, node: Node):
+    """As where the queue's process hangs."""
+    pipeline.waiting("dead_letters")  # it is there
+    resource = f'rabbit_misc:r(<<"{pipeline.vhost}">>, queue, <<"dead_letters">>)'
+    found = f"{{ok, Queue}} = rabbit_amqqueue:lookup({resource})"
+    node.ctl("eval", f"{found}, sys:suspend(amqqueue:get_pid(Queue)).")
+    model = pipeline.start("tests/support/impatient", "model")
+    model.says(f"left RabbitMQ at 127.0.0.1:{node.port} (it has not declared the queues for 2 s)", 20)
+    node.ctl("eval", f"{found}, sys:resume(amqqueue:get_pid(Queue)).")
+    model.says("connected to RabbitMQ", 20)
+    pipeline.publish("features", sample("a", [1, 2]))
+    assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 3.0)
+    assert model.stop() < 5

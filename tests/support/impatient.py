@@ -1,4 +1,4 @@
-"""Runs a service that gives RabbitMQ two seconds for a confirm, where the service itself waits half a minute.
+"""Runs a service that gives RabbitMQ two seconds for an answer, where the service itself waits half a minute.
 
 python tests/support/impatient.py features
 """
@@ -6,9 +6,9 @@ python tests/support/impatient.py features
 import importlib
 import sys
 
-from parts.rabbitmq import broker
+from parts.rabbitmq import broker, connection
 
 if __name__ == "__main__":
-    assert broker.CONFIRM_WITHIN == 30
-    broker.CONFIRM_WITHIN = 2.0
+    assert broker.ANSWER_WITHIN == connection.ANSWER_WITHIN == 30
+    broker.ANSWER_WITHIN = connection.ANSWER_WITHIN = 2.0
     importlib.import_module(sys.argv[1]).main()
