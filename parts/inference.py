@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Union
 
 import numpy as np
 
-from parts.service import NotNow
+from parts import service
 
 Model = Callable[[np.ndarray], Any]  # (n_samples, n_features) float64 to n_samples numbers
 
@@ -37,6 +37,7 @@ def load(name: str) -> Model:
         theirs = [frame for frame in extract_tb(error.__traceback__) if frame.filename[0] != "<"][2:]  # below importlib
         where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
         raise Unusable(f"it must be there to import: {described(error)}{where}") from error
+    service.listen()  # the module, or what it imports, may have taken the signals over, as servers' libraries do
     if inspect.isclass(found):
         raise Unusable("it must be a function, or a method of an object, and is a class: make an object of it")
     if not callable(found):
@@ -96,7 +97,7 @@ class Inference:
     def _failed(self, reason: str) -> str:
         self._failures += 1
         if not self._has_answered and self._failures > FIRST_FAILURES:
-            raise NotNow(
+            raise service.NotNow(
                 f"the model has answered none of its first {FIRST_FAILURES} samples, the others wait: {reason}"
             )
         return reason

@@ -59,8 +59,13 @@ def cut_off() -> NoReturn:
     os._exit(0)
 
 
-for _signal in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(_signal, _request_stop)
+def listen() -> None:
+    """From now on a signal is a request to stop; to be called by the main thread."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _request_stop)
+
+
+listen()
 # A container's first process ignores a signal that it has no handler for (pid_namespaces(7)); so the image starts it
 # with these signals held back, which arrive now.
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})

@@ -274,3 +274,8 @@ def test_the_way_back_is_told_as_it_stands_in_its_docstring(pipeline):
         check=False,
     )
     assert (result.returncode, result.stdout) == (0, "moved back: 0\n")
+
+
+def test_a_module_that_takes_the_signals_over_does_not_keep_the_model_from_a_stop(pipeline):
+    model = pipeline.connected("model", MODEL="support.deaf_model:predict")
+    assert model.stop() < 5
