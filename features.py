@@ -36,7 +36,7 @@ ID_AND_BRACES = 3  # numbers that they take as much room as
 Samples = Tuple[np.ndarray, np.ndarray]  # features, (n_samples, n_features), and true values, (n_samples,)
 
 log = logging.getLogger("features")
-progress = service.Progress("samples published")
+progress = service.Progress("sample", "published")
 
 
 def generate(random: List[np.random.Generator], n_features: int, noise: float, n_samples: int) -> Samples:
@@ -85,7 +85,8 @@ def source() -> Tuple[Callable[[int], Samples], int]:
         settings.refuse(f"DATASET={DATASET!r} is not allowed: {error}")
     *names, label = data.names
     features = shorten(", ".join(names), 1000, placeholder=" …")
-    log.info("%d rows of %s: the features are %s, the label is %s", len(data.table), DATASET, features, label)
+    rows = service.counted(len(data.table), "row")
+    log.info("%s of %s: the features are %s, the label is %s", rows, DATASET, features, label)
     return partial(data.take, random[0]), len(names)
 
 
@@ -105,9 +106,9 @@ def main() -> None:
     except TooLarge as error:
         settings.refuse(f"BATCH_SIZE={BATCH_SIZE} is not allowed: {error}")
     if unconfirmed:
-        log.warning("%d messages were not confirmed before the stop", unconfirmed)
+        log.warning("not confirmed before the stop: %s", service.counted(unconfirmed, "message"))
     elif SAMPLES and not service.stop.requested:
-        log.info("all %d samples published and confirmed", SAMPLES)
+        log.info("all %s published and confirmed", service.counted(SAMPLES, "sample"))
 
 
 if __name__ == "__main__":

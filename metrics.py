@@ -23,8 +23,8 @@ CSV_FILE = settings.text("CSV_FILE", "/app/logs/metric_log.csv")
 STATE_FILE = settings.text("STATE_FILE", "/app/state/metrics.db")  # what waits for its other half, and what is written
 PENDING_TTL = settings.number("PENDING_TTL", 0.0, 0, 1e12)  # forget a half alone for so many seconds; 0 = never
 
-progress = service.Progress("rows written")
-contradictions = service.Progress("more contradictions", most=20, level=logging.WARNING)
+progress = service.Progress("row", "written")
+contradictions = service.Progress("more contradiction", "dropped", most=20, level=logging.WARNING)
 
 
 def pair(y_true: Values, y_pred: Values, known: Known) -> Paired:

@@ -22,7 +22,7 @@ from parts.rabbitmq.broker import Broker, Delivery, Message, aside
 
 MODEL = settings.text("MODEL", "")  # module:callable, from the working folder or installed; unset = predict, below
 
-progress = service.Progress("samples predicted")
+progress = service.Progress("sample", "predicted")
 
 
 def predict(X: np.ndarray) -> np.ndarray:

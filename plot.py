@@ -74,7 +74,7 @@ def told(summary: Summary) -> str:
     """The summary in a few words, for the log."""
     if not summary.rows:
         return "no rows yet"
-    return f"{summary.rows} row{'s' * (summary.rows > 1)}, MAE {summary.mae:.4f}"
+    return f"{service.counted(summary.rows, 'row')}, MAE {summary.mae:.4f}"
 
 
 if __name__ == "__main__":

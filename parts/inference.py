@@ -105,7 +105,7 @@ class Inference:
 
 def numbers(answer: Any, n_samples: int) -> np.ndarray:
     """What a model answered, as (n_samples,) float64; many give (n_samples, 1). Raises Unusable."""
-    must = f"for {n_samples} samples it must answer as many numbers, and"
+    must = "it must answer one number for each sample, and"
     if answer is None:
         raise Unusable(f"{must} gave None: does it end without a return?")
     try:
@@ -120,7 +120,7 @@ def numbers(answer: Any, n_samples: int) -> np.ndarray:
     except BaseException as error:  # a tensor of torch says in its own way that it won't be an array
         raise Unusable(f"{must} gave a {type(answer).__name__}: {described(error)}") from error
     if y_pred.shape not in {(n_samples,), (n_samples, 1)} and not n_samples == y_pred.size == 1:
-        raise Unusable(f"{must} gave an array of shape {y_pred.shape}")
+        raise Unusable(f"{must} gave an array of shape {y_pred.shape} for {service.counted(n_samples, 'sample')}")
     return y_pred.ravel()
 
 

@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import msgspec
 
 from parts.csv_file import CsvFile, Row, is_torn, lines, parse
+from parts.service import counted
 from parts.state import State
 
 log = logging.getLogger("ledger")
@@ -132,5 +133,5 @@ class Ledger:
             db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in some))
             count += len(some)
         if count:
-            log.info("%d rows of %s were not known to be written", count, self._csv_file)
+            log.info("%s of %s not known to be written until now", counted(count, "row"), self._csv_file)
         db.execute("UPDATE csv SET length = ?", (csv.length,))

@@ -107,13 +107,18 @@ class NotNow(Exception):
 # --- log lines --------------------------------------------------------------------------------------
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 class Progress:
     """What happens: a line each for the first few things in a second, and one that counts the others."""
 
     EVERY = 0.9  # seconds: what happens once a second has a line each
 
-    def __init__(self, what: str, most: int = 1, level: int = logging.INFO) -> None:
-        self._what = what  # is counted, in the plural
+    def __init__(self, noun: str, done: str, most: int = 1, level: int = logging.INFO) -> None:
+        self._noun, self._done = noun, done  # what is counted, and what is done to it
         self._most, self._level = most, level
         self._lock = threading.Lock()
         self._begun = 0.0  # the time in which they are counted
@@ -139,7 +144,8 @@ class Progress:
                 return
             if self._count:
                 rate = self._count / elapsed
-                log.log(self._level, "%d %s in %.1f s, %.0f a second", self._count, self._what, elapsed, rate)
+                what = f"{counted(self._count, self._noun)} {self._done}"
+                log.log(self._level, "%s in %.1f s, %.0f a second", what, elapsed, rate)
             self._lines = self._count = 0
 
 

@@ -4,6 +4,7 @@ import logging
 import time
 
 from parts.ledger import Ledger
+from parts.service import counted
 
 log = logging.getLogger("unmatched")
 
@@ -26,11 +27,12 @@ class Unmatched:
             return
         forgotten = self._ledger.forget(self._ttl) if self._ttl else 0
         if forgotten:
-            log.warning("%d halves without a partner for %g s are forgotten", forgotten, self._ttl)
+            log.warning("forgotten after %g s without their other half: %d", self._ttl, forgotten)
         true_values, predictions, age = self._ledger.unmatched()
         if (true_values, predictions) != self._told and (age > 1 or not age):
             self._told = true_values, predictions
             oldest = f", the oldest for {age:.0f} s" if age else ""
-            log.info("unmatched: %d true values, %d predictions%s", true_values, predictions, oldest)
+            waiting = f"{counted(true_values, 'true value')}, {counted(predictions, 'prediction')}"
+            log.info("unmatched: %s%s", waiting, oldest)
         now = time.monotonic()
         self._next = now + max(EVERY, 50 * (now - begun))  # to count a million takes a tenth of a second

@@ -58,6 +58,6 @@ class Depth:
         else:
             self._loop.call_later(PAUSE, self._ask)
             if now - self._had_room > PATIENCE:
-                waiting = ", ".join(f"{count} messages wait in {queue}" for queue, count in self._waiting.items())
+                waiting = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in self._waiting.items())
                 self._trouble.is_(f"waiting for consumers that keep up: {waiting}")
         self._on_answer()

@@ -49,7 +49,7 @@ class Publisher:
         self._refused_at = 0.0
         self._tried_again: Set[int] = set()  # what was refused before, by that count
         self._trouble = service.Trouble()
-        self._dead = service.Progress("more dead letters", most=20, level=logging.WARNING)
+        self._dead = service.Progress("more dead letter", "set aside", most=20, level=logging.WARNING)
         self.unconfirmed_bytes = 0
         self._heard_at = time.monotonic()  # when a confirm came, or none was due
         channel.confirm_delivery(self._on_confirm)
@@ -110,7 +110,8 @@ class Publisher:
         if not self.refused:
             self._trouble.over()
             return
-        self._trouble.is_(f"RabbitMQ refuses {self.refused} messages, as a full queue does; trying again")
+        messages = service.counted(self.refused, "message")
+        self._trouble.is_(f"RabbitMQ refuses {messages}, as a full queue does; trying again")
         if time.monotonic() - self._refused_at >= PAUSE:
             again, self._refused = self._refused, []
             for message in again:

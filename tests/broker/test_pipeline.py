@@ -167,8 +167,8 @@ def test_a_model_whose_answers_have_the_wrong_shape_ends_the_script_and_leaves_t
     process = pipeline.start("model", MODEL="mine:predict", PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert process.ends() == 2
     assert process.output.splitlines()[-1] == (
-        "MODEL='mine:predict' is not allowed: for 1 samples it must answer as many numbers,"
-        " and gave an array of shape (1, 2)"
+        "MODEL='mine:predict' is not allowed: it must answer one number for each sample,"
+        " and gave an array of shape (1, 2) for 1 sample"
     )
     (tmp_path / "mine.py").write_text("class Mine:\n    def predict(self, X):\n        return X[:, :1]\n\nm = Mine()")
     pipeline.connected("model", MODEL="mine:m.predict", PYTHONPATH=f"{ROOT}:{tmp_path}")
@@ -249,8 +249,8 @@ def test_what_waits_unmatched_is_told_and_forgotten_when_asked(pipeline):
     metrics = pipeline.connected("metrics", PENDING_TTL=6)
     pipeline.publish("y_true", [sample("a", 1), sample("b", 1)])
     pipeline.publish("y_pred", sample("c", 1))
-    metrics.says("unmatched: 2 true values, 1 predictions")
-    metrics.says("3 halves without a partner for 6 s are forgotten")
+    metrics.says("unmatched: 2 true values, 1 prediction")
+    metrics.says("forgotten after 6 s without their other half: 3")
 
 
 def test_metrics_acknowledges_nothing_that_it_cannot_store_and_carries_on_when_it_can(pipeline):
@@ -312,7 +312,7 @@ def test_features_says_what_was_not_confirmed_when_it_is_stopped_while_blocked(n
     try:
         process = pipeline.start("features", SAMPLES=300, INTERVAL=0).says("RabbitMQ blocks publishers")
         process.stop()
-        assert "messages were not confirmed before the stop" in process.output
+        assert "not confirmed before the stop: " in process.output
         assert "all 300 samples" not in process.output
     finally:
         node.ctl("set_vm_memory_high_watermark", "0.4")

@@ -103,7 +103,7 @@ def test_compose_up_draws_a_picture_and_goes_on_whatever_is_killed(project):
     wait_until(lambda: queued(project) == 0, 30, "the queues are empty")
     # Of the last run alone: what features says it published, a line a sample or a summary.
     told = project.run("logs", "features")
-    made = len(re.findall(r": y_true", told)) + sum(map(int, re.findall(r"(\d+) samples published", told)))
+    made = len(re.findall(r": y_true", told)) + sum(map(int, re.findall(r"(\d+) samples? published", told)))
     assert len(project.ids()) - before >= made > 0
 
 

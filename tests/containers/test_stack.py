@@ -140,7 +140,7 @@ def test_another_password_takes_the_place_of_the_first_and_nothing_is_lost(ui_po
     # A sample of which one message was lost would wait for ever in metrics' state.
     wait_until(lambda: waiting() == 0, 60, "no half waits for its other one")
     assert len(set(ids())) == len(ids())
-    assert "were not confirmed" not in docker("service", "logs", f"{STACK}_features")
+    assert "not confirmed before the stop" not in docker("service", "logs", f"{STACK}_features")
 
 
 def waiting() -> int:
