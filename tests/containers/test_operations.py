@@ -40,11 +40,11 @@ def publish(project: Project, queue: str, body: str) -> None:
 
 def test_each_figure_is_where_the_page_says(project):
     publish(project, "y_true", '{"id": "waits", "body": 1}')
-    wait_until(lambda: "unmatched: 1 true values" in project.run("logs", "metrics"), 20, "it is told")
+    wait_until(lambda: "unmatched: 1 true value" in project.run("logs", "metrics"), 20, "it is told")
     [figures] = commands("operations.md", "Six figures")
     said = project.type(figures.replace("rows written", "y_true"))  # one a second: none is counted
     assert re.search(r"^features\s+\d+\s+\d+\s+1$", said, re.MULTILINE)
-    assert "unmatched: 1 true values" in said
+    assert "unmatched: 1 true value" in said
     assert 0 < float(said.splitlines()[-1]) < 1
 
     page = (ROOT / "docs" / "operations.md").read_text()
@@ -92,3 +92,15 @@ def test_the_rules_are_of_queues_that_are_there():
         "y_pred",
         "dead_letters",
     }
+
+
+def test_the_way_out_of_a_damaged_state_is_what_troubleshooting_says(project):
+    rows = len(project.ids())
+    project.run("run", "--rm", "--no-deps", "metrics", "sh", "-c", "head -c 8192 /dev/urandom > state/metrics.db")
+    told = "The state /app/state/metrics.db is damaged"
+    wait_until(lambda: told in project.run("logs", "metrics"), 20, "it is told")
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    [command] = re.findall(r"`(docker compose run [^`]* mv [^`]*)`", page)
+    project.type(command)
+    project.wait_for_rows(rows + 3)
+    assert len(project.ids()) == len({*project.ids()})
