@@ -99,7 +99,7 @@ def test_a_broker_that_blocks_publishers_makes_features_wait_and_loses_nothing(n
 
 
 def test_at_full_speed_features_waits_for_consumers_that_keep_up_and_says_so(pipeline):
-    sources = [pipeline.start("features", SAMPLES=20_000, INTERVAL=0) for _ in range(2)]
+    sources = [pipeline.start("features", SAMPLES=6000, INTERVAL=0) for _ in range(2)]
     for source in sources:
         source.says("waiting for consumers that keep up: ")
     assert 300 <= pipeline.waiting("features") <= 900  # as many as each lets wait
