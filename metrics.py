@@ -28,28 +28,20 @@ contradictions = service.Progress("more contradiction", "dropped", most=20, leve
 
 
 def pair(y_true: Values, y_pred: Values, known: Known) -> Paired:
-    """Join new halves with each other and with what is known of their ids; the first value of a half wins."""
+    """Join new halves, which are changed, with each other and with what is known; the first value of a half wins."""
     found = Paired([], [], [])
-    for sample_id, (label, prediction) in known.items():
-        for name, new, old in (("y_true", y_true, label), ("y_pred", y_pred, prediction)):
-            if old is not None and sample_id in new:
-                value = new.pop(sample_id)
-                if value != old:
-                    found.contradictions.append((sample_id, name, value))
-    unknown = (None, None)
-    for sample_id, label in y_true.items():
-        prediction = y_pred[sample_id] if sample_id in y_pred else known.get(sample_id, unknown)[1]
-        if prediction is None:
-            found.waiting.append((sample_id, label, None))
-        else:
+    for sample_id, first in known.items():
+        for name, values, value in zip(("y_true", "y_pred"), (y_true, y_pred), first):
+            if value is not None and values.setdefault(sample_id, value) != value:
+                found.contradictions.append((sample_id, name, values[sample_id]))
+                values[sample_id] = value
+    for sample_id in {**y_pred, **y_true}:
+        label, prediction = y_true.get(sample_id), y_pred.get(sample_id)
+        if label is None or prediction is None:
+            if sample_id not in known:  # else it waits already
+                found.waiting.append((sample_id, label, prediction))
+        elif None in known.get(sample_id, (None,)):  # else it is written already
             found.rows.append((sample_id, label, prediction))
-    for sample_id, prediction in y_pred.items():
-        if sample_id not in y_true:
-            label = known.get(sample_id, unknown)[0]
-            if label is None:
-                found.waiting.append((sample_id, None, prediction))
-            else:
-                found.rows.append((sample_id, label, prediction))
     return found
 
 

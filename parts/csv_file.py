@@ -9,7 +9,6 @@ import os
 import re
 import stat
 import time
-from contextlib import contextmanager
 from typing import Iterator, List, Optional, Tuple
 
 import msgspec
@@ -119,15 +118,8 @@ class CsvFile:
             self.__init__(self._path)  # type: ignore[misc]
         if not self.length:
             self.append(HEADER)
-            with folder_of(self._path) as folder:
+            folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)
+            try:
                 os.fsync(folder)  # makes the name of a new file as durable as what is in it (fsync(2))
-
-
-@contextmanager
-def folder_of(path: str) -> Iterator[int]:
-    """The folder that a file is in, open."""
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        yield folder
-    finally:
-        os.close(folder)
+            finally:
+                os.close(folder)

@@ -109,14 +109,9 @@ def numbers(answer: Any, n_samples: int) -> np.ndarray:
     if answer is None:
         raise Unusable(f"{must} gave None: does it end without a return?")
     try:
-        y_pred = np.asarray(answer)
-        if np.iscomplexobj(y_pred):
-            raise Unusable(f"{must} gave complex ones")
-        y_pred = y_pred.astype(np.float64)
-        if np.ma.isMaskedArray(answer):
-            y_pred[np.ma.getmaskarray(answer)] = np.nan
-    except Unusable:
-        raise
+        if np.iscomplexobj(answer):
+            raise TypeError("complex numbers")
+        y_pred = np.asarray(np.ma.array(answer, dtype=np.float64).filled(np.nan))
     except BaseException as error:  # a tensor of torch says in its own way that it won't be an array
         raise Unusable(f"{must} gave a {type(answer).__name__}: {described(error)}") from error
     if y_pred.shape not in {(n_samples,), (n_samples, 1)} and not n_samples == y_pred.size == 1:

@@ -23,17 +23,14 @@ Number = float  # finite: JSON knows no other
 Numbers = Annotated[List[float], msgspec.Meta(min_length=1)]
 
 
-class Kind:
-    """What a queue holds: how its messages are decoded, and one item of a batch by itself."""
-
-    def __init__(self, body: Any) -> None:
-        sample = msgspec.defstruct("Sample", [("id", Id), ("body", body)], gc=False, forbid_unknown_fields=True)
-        self.decoder: Any = msgspec.json.Decoder(Union[sample, List[sample]])  # type: ignore[valid-type]
-        self.item_decoder: Any = msgspec.json.Decoder(sample)
+def _decoder(body: Any) -> Any:
+    """What reads the messages of a queue: a sample, or a batch of them."""
+    sample = msgspec.defstruct("Sample", [("id", Id), ("body", body)], gc=False, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(Union[sample, List[sample]])  # type: ignore[valid-type]
 
 
-VALUES = Kind(Number)  # true values, predictions
-FEATURES = Kind(Numbers)
+VALUES = _decoder(Number)  # true values, predictions
+FEATURES = _decoder(Numbers)
 
 KEYS_DECODER = msgspec.json.Decoder(Dict[str, msgspec.Raw])
 SPLITTER = msgspec.json.Decoder(List[msgspec.Raw])
@@ -60,14 +57,14 @@ class Message(NamedTuple):
     is_batch: bool
 
 
-def decode(raw: bytes, kind: Kind) -> Message:
-    """Read a message of this kind, `VALUES` or `FEATURES`."""
+def decode(raw: bytes, decoder: Any) -> Message:
+    """Read a message by `VALUES` or by `FEATURES`."""
     try:
-        document = kind.decoder.decode(raw)
+        document = decoder.decode(raw)
         items = document if isinstance(document, list) else [document]
         ids = _ids([item.id for item in items])
     except UNREADABLE:
-        return _decode_by_item(raw, kind)
+        return _decode_by_item(raw, decoder)
     return Message(ids, [item.body for item in items], range(len(ids)), {}, items is document)
 
 
@@ -97,7 +94,7 @@ def offending(raw: bytes, message: Message, faults: Dict[int, str]) -> Iterator[
             yield bytes(pieces[position]), f"item {position + 1} of the batch: {reason}"
 
 
-def _decode_by_item(raw: bytes, kind: Kind) -> Message:
+def _decode_by_item(raw: bytes, decoder: Any) -> Message:
     """Read a message in which something is wrong."""
     try:
         msgspec.json.decode(raw.decode("utf-8"), type=msgspec.Raw)  # is all of it JSON?
@@ -117,7 +114,7 @@ def _decode_by_item(raw: bytes, kind: Kind) -> Message:
         fields: Dict[str, Any] = {}
         try:
             fields = KEYS_DECODER.decode(piece)  # of a key given twice the last counts
-            sample = kind.item_decoder.decode(ENCODER.encode(fields))
+            sample = decoder.decode(ENCODER.encode(fields))
             ids += _ids([sample.id])
         except UNREADABLE as error:
             named = f" (id {bytes(fields['id']).decode()[: LONGEST_ID + 3]})" if "id" in fields else ""

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any, Callable, NoReturn
 
 from parts import settings
@@ -33,15 +34,9 @@ STOP_WITHIN = 4.0
 # --- start and stop ---------------------------------------------------------------------------------
 
 
-class Stop:
-    """Whether SIGTERM or Ctrl-C asked this process to end."""
-
-    # A plain flag that loops look at, not a threading.Event: a signal handler runs in the main thread,
-    # which may hold that event's lock just then.
-    requested = False
-
-
-stop = Stop()
+#: Whether SIGTERM or Ctrl-C asked this process to end. A plain flag that loops look at, not a threading.Event: a
+#: signal handler runs in the main thread, which may hold that event's lock just then.
+stop = SimpleNamespace(requested=False)
 
 
 def _request_stop(*_: Any) -> None:

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional
 
 from parts.service import NotNow
 
@@ -17,7 +17,7 @@ class State:
         self._path = os.path.abspath(path)  # to SQLite itself some names are no files, as :memory:
         self._schema = schema
         self._db: Optional[sqlite3.Connection] = None
-        self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
+        self._opened: Optional[os.stat_result] = None  # the file that is open
 
     @contextmanager
     def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
@@ -51,7 +51,8 @@ class State:
             self._db = None
 
     def _open(self) -> sqlite3.Connection:
-        if self._db and self._identity == self._identity_now():
+        found = os.stat(self._path) if os.path.exists(self._path) else None
+        if self._db and found and self._opened and os.path.samestat(found, self._opened):
             return self._db
         self.close()
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
@@ -62,12 +63,5 @@ class State:
         except sqlite3.Error:
             db.close()
             raise
-        self._db, self._identity = db, self._identity_now()
+        self._db, self._opened = db, os.stat(self._path)
         return db
-
-    def _identity_now(self) -> Optional[Tuple[int, int]]:
-        try:
-            status = os.stat(self._path)
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino

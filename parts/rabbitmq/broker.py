@@ -151,7 +151,7 @@ class Broker:
                 answers, seconds = done.result()
                 for message in chain.from_iterable(map(self._publisher.fitting, answers)):
                     if message.answers:
-                        consumer.wait_for_confirm(message.answers)
+                        message.answers.waits_for += 1
                     self._publisher.publish(message)
                 consumer.handled(portion, seconds)
         self._work()
@@ -170,9 +170,11 @@ class Broker:
     def _tick(self) -> None:
         if self._publisher:
             self._publisher.tend()
-            if self._publisher.silence(self._connector.blocked) > ANSWER_WITHIN:
+            if self._publisher.silence(bool(self._connector.blocked.reason)) > ANSWER_WITHIN:
                 self._connector.leave(f"it has confirmed nothing for {ANSWER_WITHIN:g} s")
-        well = self._publisher and not (self._publisher.refused or self._connector.blocked or self._trouble.reason)
+        well = self._publisher and not (
+            self._publisher.refused or self._connector.blocked.reason or self._trouble.reason
+        )
         service.beat(bool(well))
         self._worker.tell_if_long()
         self._producer.advance()

@@ -14,6 +14,7 @@ from pika.adapters.select_connection import IOLoop
 
 from parts.rabbitmq.hosts import hosts
 from parts.rabbitmq.wire import Connection, UsableAddresses
+from parts.service import Trouble
 
 log = logging.getLogger("rabbitmq")
 
@@ -50,7 +51,7 @@ class Connector:
         self.client = client
         self.loop = IOLoop()
         self.closing = False
-        self.blocked = False  # RabbitMQ takes nothing from publishers
+        self.blocked = Trouble()  # RabbitMQ takes nothing from publishers
         self._queues = queues
         self._on_ready, self._on_lost = on_ready, on_lost
         self._hosts: Deque[Any] = deque(hosts())
@@ -63,7 +64,6 @@ class Connector:
         self._why_left = ""  # where it was we who closed the connection
         self._pause = FIRST_PAUSE
         self._failures = 0  # how many connections, or tries for one, have ended
-        self._retry: Any = None  # the timer for the next try
 
     @property
     def where(self) -> str:
@@ -73,9 +73,6 @@ class Connector:
         """Try to connect now, unless a connection is there or under way."""
         if self._connection:
             return
-        if self._retry:
-            self.loop.remove_timeout(self._retry)
-            self._retry = None
         self._connection = Connection(
             self._hosts[0],
             on_open_callback=self._on_open,
@@ -105,7 +102,7 @@ class Connector:
 
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
-        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        connection.add_on_connection_unblocked_callback(lambda *_: self.blocked.over())
         connection.channel(on_open_callback=self._on_channel)
         self.loop.call_later(ANSWER_WITHIN, partial(self._leave_if_not_ready, connection))
 
@@ -144,7 +141,7 @@ class Connector:
         reason = self._why_left or cause(error)
         self._lose(reason)
         self._connection = None
-        self.blocked = False
+        self.blocked.reason = ""
         if self.closing:
             self.loop.stop()
             return
@@ -156,7 +153,7 @@ class Connector:
         log.warning("%s at %s (%s); next try in %g s", problem, self.where, reason, pause)
         self._why_left = ""
         self._hosts.rotate(-1)
-        self._retry = self.loop.call_later(pause, self.connect)
+        self.loop.call_later(pause, self.connect)
 
     def _lose(self, reason: str) -> None:
         if self._ready_since is not None:
@@ -166,12 +163,7 @@ class Connector:
             self._on_lost(reason)
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
-        log.warning("RabbitMQ blocks publishers (%s); waiting", frame.method.reason)
-        self.blocked = True
-
-    def _on_unblocked(self, *_: Any) -> None:
-        log.info("RabbitMQ takes messages again")
-        self.blocked = False
+        self.blocked.is_(f"RabbitMQ blocks publishers ({frame.method.reason}); waiting")
 
 
 def cause(error: BaseException) -> str:

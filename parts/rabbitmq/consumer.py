@@ -2,9 +2,10 @@
 
 import time
 from collections import OrderedDict, deque
+from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Sequence
+from itertools import count, takewhile
+from typing import Any, Callable, Deque, Dict, List, Sequence
 
 #: Bytes that a handler is given at once, whatever the number of messages; at least one message.
 PORTION = 1024 * 1024
@@ -44,21 +45,15 @@ def patience(waiting: int) -> float:
     return PATIENCE * min(1.0, waiting / MANY) ** 2
 
 
-class Delivery(NamedTuple):
+@dataclass(eq=False)
+class Delivery:
     """A message that RabbitMQ delivered and waits to have acknowledged."""
 
     tag: int
     queue: str
     body: bytes
     arrived: float  # by the monotonic clock
-
-
-class Waiting:
-    """A delivery that is not acknowledged."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.things = 1  # that its acknowledgement waits for: the handler, then the confirms of its answers
+    waits_for: int = 1  # things before it is acknowledged: its handler, then the confirms of its answers
 
 
 class Consumer:
@@ -67,39 +62,34 @@ class Consumer:
     def __init__(self, channel: Any, client: str, queues: Sequence[str], on_arrival: Callable[[], None]) -> None:
         self._channel = channel
         self._client = client
-        self._queues = queues
         self._on_arrival = on_arrival
-        self._prefetch = FIRST
-        self._tags: List[str] = []  # of the consumers, which must not come again on one channel
-        self._generation = 0
+        self._prefetch = 0  # as long as nothing is consumed
+        self._generation = count(1)  # a consumer's tag must not come again on one channel
         self._arrived: Dict[str, Deque[Delivery]] = {queue: deque() for queue in queues}  # not handled yet
         self._last_arrival = dict.fromkeys(queues, time.monotonic())
         self._looks_again = False  # soon, whether what waits for another queue has waited long enough
-        self._in_hand: Dict[int, Waiting] = OrderedDict()  # by delivery tag
+        self._in_hand: Dict[int, Delivery] = OrderedDict()  # by delivery tag
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
-        self._start()
-
-    def _start(self) -> None:
-        self._generation += 1
-        self._channel.basic_qos(prefetch_count=self._prefetch)
-        self._tags = [f"{self._client}:{queue}:{self._generation}" for queue in self._queues]
-        for queue, tag in zip(self._queues, self._tags):
-            self._channel.basic_consume(queue, partial(self._on_message, queue), consumer_tag=tag)
+        self._set_prefetch(FIRST)
 
     def _set_prefetch(self, prefetch: int) -> None:
-        if prefetch != self._prefetch:
-            # It holds for consumers that are started after it. What is on its way to the old ones, pika gives back.
-            # (https://www.rabbitmq.com/docs/consumer-prefetch)
-            self._prefetch = prefetch
-            for tag in self._tags:
-                self._channel.basic_cancel(tag)
-            self._start()
+        if prefetch == self._prefetch:
+            return
+        # It holds for consumers that are started after it. What is on its way to the old ones, pika gives back.
+        # (https://www.rabbitmq.com/docs/consumer-prefetch)
+        self._prefetch = prefetch
+        for tag in self._channel.consumer_tags:
+            self._channel.basic_cancel(tag)
+        self._channel.basic_qos(prefetch_count=prefetch)
+        for queue in self._arrived:
+            tag = f"{self._client}:{queue}:{next(self._generation)}"
+            self._channel.basic_consume(queue, partial(self._on_message, queue), consumer_tag=tag)
 
     def _on_message(self, queue: str, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-        self._in_hand[method.delivery_tag] = Waiting(len(body))
-        self._last_arrival[queue] = time.monotonic()
-        self._arrived[queue].append(Delivery(method.delivery_tag, queue, body, self._last_arrival[queue]))
+        now = self._last_arrival[queue] = time.monotonic()
+        delivery = self._in_hand[method.delivery_tag] = Delivery(method.delivery_tag, queue, body, now)
+        self._arrived[queue].append(delivery)
         self._bytes += len(body)
         if self._bytes > IN_HAND:
             self._set_prefetch(1)  # at once: each change gives back what is on its way, and quorum queues count that
@@ -143,20 +133,16 @@ class Consumer:
             self._arrived[delivery.queue].appendleft(delivery)
         self._not_before = time.monotonic() + PAUSE
 
-    def wait_for_confirm(self, delivery: Delivery) -> None:
-        """Its acknowledgement is to wait for one thing more."""
-        self._in_hand[delivery.tag].things += 1
-
     def done(self, deliveries: Sequence[Delivery]) -> None:
         """One thing that each of these waited for is done; acknowledge, all at once, what waits for nothing more.
 
         That is, the deliveries before the first that still waits.
         """
         for delivery in deliveries:
-            self._in_hand[delivery.tag].things -= 1
-        settled = list(takewhile(lambda tag: not self._in_hand[tag].things, self._in_hand))
+            delivery.waits_for -= 1
+        settled = list(takewhile(lambda tag: not self._in_hand[tag].waits_for, self._in_hand))
         if settled:
-            self._bytes -= sum(self._in_hand.pop(tag).size for tag in settled)
+            self._bytes -= sum(len(self._in_hand.pop(tag).body) for tag in settled)
             self._channel.basic_ack(settled[-1], multiple=True)
 
     def handled(self, portion: List[Delivery], seconds: float) -> None:

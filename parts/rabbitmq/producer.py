@@ -75,4 +75,4 @@ class Producer:
     def _has_room(self, publisher: Publisher) -> bool:
         deep = bool(self._depth and self._depth.room <= 0)
         room = publisher.waiting < WINDOW and publisher.unconfirmed_bytes < WINDOW_BYTES and not publisher.refused
-        return room and not (deep or self._connector.blocked or self.exhausted or service.stop.requested)
+        return room and not (deep or self._connector.blocked.reason or self.exhausted or service.stop.requested)

@@ -155,8 +155,8 @@ def test_a_clone_made_by_git_for_windows_comes_up(tmp_path):
 ASKED = """
 import importlib, sys
 from parts import settings
-ask, asked = settings.setting, set()
-settings.setting = lambda name, *more: asked.add(name) or ask(name, *more)
+ask, asked = settings.text, set()
+settings.text = lambda name, *more: asked.add(name) or ask(name, *more)
 importlib.import_module(sys.argv[1])
 print(*asked)
 """

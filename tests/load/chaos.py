@@ -247,11 +247,11 @@ def judge(
     return not (lost or twice or wrong or dead or unexplained), report
 
 
-def decoded(bodies: Set[bytes], kind: messages.Kind) -> Dict[str, Any]:
+def decoded(bodies: Set[bytes], decoder: Any) -> Dict[str, Any]:
     """Each sample of these messages by its id."""
     found: Dict[str, Any] = {}
     for body in bodies:
-        message = messages.decode(body, kind)
+        message = messages.decode(body, decoder)
         found.update(zip(message.ids, message.bodies))
     return found
 

@@ -56,7 +56,7 @@ def holds_rows(_csv: csv_file.CsvFile, data: bytes) -> bool:
 
 
 def settles(consumer: Consumer, deliveries: List[Delivery]) -> bool:
-    return bool(deliveries) and all(consumer._in_hand[delivery.tag].things == 1 for delivery in deliveries)
+    return bool(deliveries) and all(delivery.waits_for == 1 for delivery in deliveries)
 
 
 def to_features(_publisher: Publisher, message: Message) -> bool:

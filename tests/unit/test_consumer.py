@@ -51,6 +51,8 @@ def test_few_that_wait_are_soon_handled_and_many_wait_for_what_belongs_to_them()
 class Channel:
     """One that takes all that a consumer says to it, and keeps the timers that it sets."""
 
+    consumer_tags = ()
+
     def __init__(self) -> None:
         self.timers: List[Callable[[], None]] = []
 

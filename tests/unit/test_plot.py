@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, List
 
 import pytest
@@ -34,7 +35,7 @@ class Run:
         monkeypatch.setattr(plot, "fold", self._fold)
         monkeypatch.setattr(plot, "draw", self._draw)
         monkeypatch.setattr(plot.service, "start", lambda _name: None)
-        monkeypatch.setattr(plot.service, "stop", plot.service.Stop())
+        monkeypatch.setattr(plot.service, "stop", SimpleNamespace(requested=False))
         monkeypatch.setattr(plot.service, "beat", self.beats.append)
 
     def main(self, *between: Callable[[], Any]) -> None:
