@@ -33,11 +33,11 @@ def load(name: str) -> Model:
     sys.path.insert(0, os.getcwd())  # where the script lies elsewhere
     try:
         found = attrgetter(path)(importlib.import_module(module_name))
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         theirs = [frame for frame in extract_tb(error.__traceback__) if frame.filename[0] != "<"][2:]  # below importlib
         where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
         raise Unusable(f"it must be there to import: {described(error)}{where}") from error
-    service.listen()  # the module, or what it imports, may have taken the signals over, as servers' libraries do
+    service.listen()  # what was imported may have taken signals and loggers over, as servers' libraries do
     if inspect.isclass(found):
         raise Unusable("it must be a function, or a method of an object, and is a class: make an object of it")
     if not callable(found):
@@ -109,9 +109,10 @@ def numbers(answer: Any, n_samples: int) -> np.ndarray:
     if answer is None:
         raise Unusable(f"{must} gave None: does it end without a return?")
     try:
-        if np.iscomplexobj(answer):
-            raise TypeError("complex numbers")
-        y_pred = np.asarray(np.ma.array(answer, dtype=np.float64).filled(np.nan))
+        found = np.ma.asanyarray(answer)
+        if found.dtype.kind in "cmM":  # complex, a time span, a time
+            raise TypeError(f"{found.dtype} is not real")
+        y_pred = np.asarray(found.astype(np.float64).filled(np.nan))
     except BaseException as error:  # a tensor of torch says in its own way that it won't be an array
         raise Unusable(f"{must} gave a {type(answer).__name__}: {described(error)}") from error
     if y_pred.shape not in {(n_samples,), (n_samples, 1)} and not n_samples == y_pred.size == 1:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Callable, NoReturn
 
@@ -54,16 +55,22 @@ def cut_off() -> NoReturn:
     os._exit(0)
 
 
-def listen() -> None:
-    """From now on a signal is a request to stop; to be called by the main thread."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _request_stop)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def listen(handler: Any = _request_stop) -> None:
+    """From now on a signal is a request to stop, and what we log is heard; to be called by the main thread."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+    for logger in logging.root.manager.loggerDict.values():
+        logger.disabled = False  # type: ignore[union-attr]
 
 
 listen()
+os.register_at_fork(after_in_child=partial(listen, signal.SIG_DFL))  # a process that a model starts is no service
 # A container's first process ignores a signal that it has no handler for (pid_namespaces(7)); so the image starts it
 # with these signals held back, which arrive now.
-signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def start(name: str) -> None:

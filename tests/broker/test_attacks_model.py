@@ -58,7 +58,7 @@ def test_whatever_a_model_raises_is_one_line_and_ends_no_service(pipeline):
         ),
         (
             "complex_numbers",
-            "it must answer one number for each sample, and gave a ndarray: TypeError: complex numbers",
+            "it must answer one number for each sample, and gave a ndarray: TypeError: complex128 is not real",
         ),
         (
             "beside_a_thread",
@@ -279,6 +279,14 @@ def test_the_way_back_is_told_as_it_stands_in_its_docstring(pipeline):
     assert (result.returncode, result.stdout) == (0, "moved back: 0\n")
 
 
-def test_a_module_that_takes_the_signals_over_does_not_keep_the_model_from_a_stop(pipeline):
+def test_a_module_that_takes_signals_and_loggers_over_keeps_the_model_neither_from_a_stop_nor_from_its_log(pipeline):
     model = pipeline.connected("model", MODEL="support.deaf_model:predict")
     assert model.stop() < 5
+
+
+def test_a_process_that_a_model_starts_does_not_hold_a_stop_up(pipeline):
+    model = pipeline.connected("model", **odd("with_a_process_of_its_own"))
+    pipeline.publish("features", sample("a", [1]))
+    assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 1.0)
+    assert model.stop() < 3
+    assert "cut off" not in model.output

@@ -1,6 +1,7 @@
 """Models as people write them on a bad day, for the tests: MODEL=support.odd_models:NAME."""
 
 import ctypes
+import multiprocessing
 import os
 import random
 import sys
@@ -80,6 +81,11 @@ def done_just_after_the_stop(X: np.ndarray) -> np.ndarray:
     while not service.stop.requested:
         time.sleep(0.001)
     time.sleep(2.85)
+    return X.sum(axis=1)
+
+
+def with_a_process_of_its_own(X: np.ndarray) -> np.ndarray:
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True).start()
     return X.sum(axis=1)
 
 

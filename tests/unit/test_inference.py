@@ -65,6 +65,8 @@ class Tensor:
         lambda X: [10**400] * 2,
         lambda X: Tensor(),
         lambda X: [1j, 2j],
+        lambda X: np.array(["NaT", "2026-11-24"], dtype="M8[s]"),
+        lambda X: np.array([1, 2], dtype="m8[s]"),
     ],
 )
 def test_a_model_that_does_not_answer_one_number_a_sample_cannot_be_used(answer):
@@ -169,6 +171,7 @@ def test_a_model_that_has_never_answered_does_not_go_through_all_samples():
         ("def predict(): pass", "it must take one argument, the array of samples: too many positional arguments"),
         ("def predict(X, y): pass", "it must take one argument, the array of samples: missing a required argument"),
         ("predict = 7", "it must be callable, and is of type int"),
+        ("raise __import__('asyncio').CancelledError('no')", "it must be there to import: CancelledError: no"),
     ],
 )
 def test_what_cannot_be_a_model_is_known_before_the_first_message(tmp_path, monkeypatch, text, complaint):
