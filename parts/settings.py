@@ -41,8 +41,8 @@ def _checked(name: str, default: Any, kind: Callable, low: float, high: float, a
 
 
 def differ(name: str, path: str, other: str, its_path: str) -> None:
-    """Two files that must not be one; else the script stops with one line."""
-    if os.path.realpath(path) == os.path.realpath(its_path):
+    """Two files that must not be one, nor one of those that SQLite keeps beside it; else the script stops."""
+    if os.path.realpath(its_path) in {os.path.realpath(path) + end for end in ("", "-wal", "-shm", "-journal")}:
         refuse(f"{name}={path!r} is not allowed: it must be another file than {other}")
 
 

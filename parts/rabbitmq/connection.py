@@ -57,6 +57,7 @@ class Connector:
         self._hosts: Deque[Any] = deque(hosts())
         for parameters in self._hosts:
             parameters.client_properties = {"connection_name": client}
+            parameters.connection_attempts = 1  # a URL may ask for more; pika would make them without a word
             if parameters.heartbeat is None:
                 parameters.heartbeat = HEARTBEAT
         self._connection: Any = None

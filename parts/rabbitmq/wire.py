@@ -26,7 +26,15 @@ def _decode_value(encoded: bytes, offset: int, decode: Callable = pika.data.deco
     return decode(encoded, offset)
 
 
-pika.data.decode_value = _decode_value
+def _decode_table(encoded: bytes, offset: int, decode: Callable = pika.data.decode_table) -> Tuple[Any, int]:
+    """A table of headers; none where tables in tables are too many for pika, which would give the connection up."""
+    try:
+        return decode(encoded, offset)
+    except RecursionError:
+        return {}, offset + 4 + struct.unpack_from(">I", encoded, offset)[0]
+
+
+pika.data.decode_value, pika.data.decode_table = _decode_value, _decode_table
 
 
 class Connection(pika.SelectConnection):

@@ -142,6 +142,27 @@ def test_a_message_with_a_time_that_no_calendar_has_is_a_message_as_any_other(pi
     assert model.output.count("connected to RabbitMQ") == 1
 
 
+def test_a_message_with_tables_in_tables_in_its_headers_is_a_message_as_any_other(pipeline):
+    """So many that pika cannot read them, and gave the connection up, for ever."""
+    table: Dict[str, Any] = {}
+    for _ in range(900):
+        table = {"t": table}
+    with deeper():
+        properties = pika.BasicProperties(headers=table)
+        pipeline.channel.basic_publish("", "features", json.dumps(sample("a", [1])).encode(), properties)
+    model = pipeline.connected("model")
+    assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 1.0)
+    assert model.output.count("connected to RabbitMQ") == 1
+
+
+@contextlib.contextmanager
+def deeper() -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 SPELLINGS = [
     ("-3", "-3.0"),
     ("-2.5", "-25e-1"),
@@ -502,12 +523,17 @@ def test_a_pipe_in_place_of_the_csv_is_told_and_waited_for(pipeline):
     assert metrics.stop() < 5
 
 
-@pytest.mark.parametrize(("script", "name"), [("plot", "IMG_FILE"), ("metrics", "STATE_FILE")])
-def test_a_file_that_is_to_be_the_csv_too_is_refused_before_it_overwrites_the_rows(without_broker, script, name):
-    csv = without_broker.csv
+@pytest.mark.parametrize(
+    ("script", "name", "csv_name"),
+    [("plot", "IMG_FILE", "log"), ("metrics", "STATE_FILE", "log"), ("metrics", "STATE_FILE", "log-wal")],
+)
+def test_a_file_that_is_to_be_the_csv_too_is_refused_before_it_overwrites_the_rows(
+    without_broker, script, name, csv_name
+):
+    csv = without_broker.csv.with_name(csv_name)
     csv.parent.mkdir()
     csv.write_text("id,y_true,y_pred,absolute_error\na,1.0,1.0,0.0\n")
-    process = without_broker.start(script, **{name: f"{csv.parent}/../logs/{csv.name}"})
+    process = without_broker.start(script, **{"CSV_FILE": csv, name: f"{csv.parent}/../logs/log"})
     assert process.ends() == 2
     [line] = process.output.splitlines()
     assert line.startswith(f"{name}='")

@@ -124,6 +124,11 @@ def test_options_of_a_url_that_pika_would_stumble_over_later_are_refused_at_once
     assert process.output.startswith("RABBITMQ_URL='***' is not allowed: ")
 
 
+def test_a_url_that_asks_for_tries_without_a_word_has_a_line_for_each(without_broker):
+    url = "amqp://127.0.0.1:1/?connection_attempts=1000&retry_delay=100"
+    without_broker.start("model", RABBITMQ_URL=url).says("next try in 1 s")
+
+
 @pytest.mark.parametrize("value", SECRETS)
 @pytest.mark.parametrize("name", ["RABBITMQ_URL", "RABBITMQ_HOST"])
 def test_a_wrong_address_is_refused_without_its_password(without_broker, name, value):
