@@ -83,7 +83,7 @@ def source() -> Tuple[Callable[[int], Samples], int]:
             raise ValueError(f"its labels and DRIFT={DRIFT:g} add up to more than a float holds")
     except (OSError, ValueError) as error:
         settings.refuse(f"DATASET={DATASET!r} is not allowed: {error}")
-    *names, label = data.names
+    *names, label = (shorten(name, 100, placeholder=" …") for name in data.names)
     features = shorten(", ".join(names), 1000, placeholder=" …")
     rows = service.counted(len(data.table), "row")
     log.info("%s of %s: the features are %s, the label is %s", rows, DATASET, features, label)

@@ -81,6 +81,8 @@ def _check_names(names: List[str], line: str) -> None:
     if "" in names:
         index = "if it is the index that pandas adds, write the file with index=False"
         raise ValueError(f"{line} must name every column, but column {names.index('') + 1} has no name; {index}")
+    if not all(map(str.isprintable, names)):
+        raise ValueError(f"{line} must name the columns in characters that can be printed: {shown}")
 
 
 def _number(cell: str) -> float:

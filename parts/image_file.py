@@ -35,7 +35,7 @@ def save_page(image_path: str, language: str, title: str, in_words: str, interva
     page = PAGE.substitute(
         language=language,
         title=escape(title),
-        picture=quote(os.path.basename(image_path)),
+        picture=quote(os.fsencode(os.path.basename(image_path))),
         in_words=escape(in_words),
         seconds=max(1, round(interval)),
     )

@@ -129,9 +129,8 @@ class Ledger:
         count = 0
         rows = filter(None, map(parse, csv.lines(start)))
         for some in iter(lambda: list(islice(rows, ROWS_AT_ONCE)), []):
-            db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", some)
+            count += db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", some).rowcount
             db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in some))
-            count += len(some)
         if count:
             log.info("%s of %s not known to be written until now", counted(count, "row"), self._csv_file)
         db.execute("UPDATE csv SET length = ?", (csv.length,))

@@ -29,6 +29,9 @@ TIME_LABELS = ["%Y", "%Y-%m", "%m-%d", "%H:%M", "%H:%M:%S", "%H:%M:%S.%f"]  # by
 TIME_OFFSETS = ["", "%Y", "%Y", DAY, DAY, f"{DAY} %H:%M"]  # what these leave out
 
 
+LATEST = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 1  # a file may tell a time that no calendar has
+
+
 class Mark(NamedTuple):
     """A value that is marked in the histogram, what is said of it, and how its line is drawn."""
 
@@ -47,7 +50,7 @@ def draw(summary: Summary, last_change: float, words: Words) -> Figure:
         figure.text(0.5, 0.47, words["soon"], size=20, ha="center", color="0.5")
         return figure
     figure.text(0.03, 0.935, words["title"], size=27)
-    time = datetime.fromtimestamp(last_change, timezone.utc)
+    time = datetime.fromtimestamp(min(max(last_change, 0), LATEST), timezone.utc)
     facts = [words["rows"].format(whole(summary.rows)), words["updated"].format(f"{time:{DAY} %H:%M:%S}")]
     if summary.unreadable:
         facts.append(words["unreadable"].format(whole(summary.unreadable)))

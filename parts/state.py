@@ -52,6 +52,8 @@ class State:
 
     def _open(self) -> sqlite3.Connection:
         found = os.stat(self._path) if os.path.exists(self._path) else None
+        if found and not os.path.isfile(self._path):
+            raise OSError(f"{self._path} is not a regular file")
         if self._db and found and self._opened and os.path.samestat(found, self._opened):
             return self._db
         self.close()

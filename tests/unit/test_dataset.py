@@ -117,6 +117,7 @@ NUMBER = "must be a finite number like 1234.5 (no comma), not"
         ("a;b;label\n1,5;2,5;3\n", f"line 1 {TWO} 'a;b;label'"),
         ("a\tb\n1\t2\n", rf"line 1 {TWO} 'a\tb'"),
         ("1,2\n3,4\n", "line 1 must name the columns, but has numbers: '1,2'"),
+        ('a,"b\x1b[31m"\n1,2\n', "line 1 must name the columns in characters that can be printed: 'a,b\\x1b[31m'"),
         ("a,-1.5e3\n3,4\n", "line 1 must name the columns, but has numbers: 'a,-1.5e3'"),
         (",a,b\n0,1,2\n", f"line 1 {NO_NAME.format(1)} index=False"),
         ("a,b,\n1,2,\n", f"line 1 {NO_NAME.format(3)} index=False"),

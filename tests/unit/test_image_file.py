@@ -89,3 +89,8 @@ def test_a_browser_shows_the_page_from_the_file_system_and_it_loads_the_picture_
     assert (seen == [1, 0, 0]).all(axis=2).mean() > 0.9
     dom = subprocess.check_output([*command, "--dump-dom"], text=True, timeout=60, stderr=subprocess.DEVNULL)
     assert re.search(r'src="(file:.*)?a%20picture\.png\?\d+"', dom)  # put there when it was loaded anew
+
+
+def test_a_picture_may_have_a_name_that_is_no_text(tmp_path):
+    save_page(f"{tmp_path}/p\udcff.png", "en", "title", "words", 1)
+    assert 'src="p%FF.png' in (tmp_path / "index.html").read_text()

@@ -1,6 +1,7 @@
 """metrics: the join, its ledger and the CSV, on real files."""
 
 import contextlib
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -423,3 +424,17 @@ def test_a_state_with_the_name_that_sqlite_has_for_memory_is_a_file(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     ledger.Ledger("metric_log.csv", ":memory:", pair).write({"a": 1.0}, {})
     assert Ledger("metric_log.csv", ":memory:", pair).unmatched()[:2] == (1, 0)
+
+
+def test_a_state_that_is_a_device_is_refused_by_its_name(files):
+    with pytest.raises(NotNow, match="/dev/null is not a regular file"):
+        ledger_of((files[0], Path("/dev/null"))).add([("a", "y_true", 1.0)])
+
+
+def test_rows_that_are_known_already_are_not_told_as_new_ones(files, caplog):
+    caplog.set_level(logging.INFO)
+    for csv in (files[0], files[0].with_name("another.csv"), files[0]):
+        ledger_of((csv, files[1])).add(
+            [(f"{csv.name}{len(caplog.records)}", half, 1.0) for half in ("y_true", "y_pred")]
+        )
+    assert "not known" not in caplog.text

@@ -128,6 +128,11 @@ def _bars(values: List[float]) -> Tuple[np.ndarray, np.ndarray]:
     return counts.round(), np.array([*(bar.get_x() for bar in bars), bars[-1].get_x() + bars[-1].get_width()])
 
 
+@pytest.mark.parametrize("moment", [-1e12, 1e12])
+def test_a_file_with_a_time_that_no_calendar_has_is_drawn(moment):
+    assert draw(read([1.0]), moment, EN)
+
+
 @given(st.floats(SMALLEST, LARGEST), st.integers(10, 40))
 @example(0.3, 30)
 @example(0.95, 20)
