@@ -96,7 +96,9 @@ def test_the_rules_are_of_queues_that_are_there():
 
 def test_the_way_out_of_a_damaged_state_is_what_troubleshooting_says(project):
     rows = len(project.ids())
+    project.run("stop", "metrics")  # what is open it would not read again
     project.run("run", "--rm", "--no-deps", "metrics", "sh", "-c", "head -c 8192 /dev/urandom > state/metrics.db")
+    project.run("start", "metrics")
     told = "The state /app/state/metrics.db is damaged"
     wait_until(lambda: told in project.run("logs", "metrics"), 20, "it is told")
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
