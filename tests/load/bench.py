@@ -265,6 +265,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path, help="needs the lines end to end")
     arguments = parser.parse_args()
+    if arguments.png and arguments.only:
+        parser.error("--png shows lines of several parts: not with --only")
     node = Node() if arguments.installed or not works("docker info") else ContainerNode()
     table: Dict[str, Values] = {}
     try:
