@@ -1,12 +1,10 @@
-"""pika's connection as this project needs it: few large writes, and no address that it would stumble over."""
+"""pika's connection as this project needs it: few large writes, and nothing that it would stumble over."""
 
 import logging
 import socket
-import struct
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List
 
 import pika
-import pika.data
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 # pika reports each failed try in a dozen lines of its own; the one line that a person needs is ours.
@@ -15,26 +13,28 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 PIECE = 64 * 1024  # bytes that go to the socket at once while there is more to send
 
 
-def _decode_value(encoded: bytes, offset: int, decode: Callable = pika.data.decode_value) -> Tuple[Any, int]:
-    """One value of a message's headers, a time as its number.
+class Unread(pika.BasicProperties):
+    """A delivery's properties and headers, left as they came: most services look at none of them.
 
-    pika makes a datetime of it, and where that ends at the year 9999 (a client counted milliseconds) gives the
-    connection up: such a message would come again for ever.
+    Where they hold what pika cannot read, a time beyond the year 9999 (a client counted milliseconds) or tables in
+    tables without end, it would give the connection up, and the message would come again for ever.
     """
-    if encoded[offset : offset + 1] == b"T":
-        return struct.unpack_from(">Q", encoded, offset + 1)[0], offset + 9
-    return decode(encoded, offset)
+
+    _encoded = b""
+
+    def decode(self, encoded: bytes, offset: int = 0) -> "Unread":
+        self._encoded = encoded[offset:]
+        return self
+
+    def read(self) -> pika.BasicProperties:
+        """What they are; none where pika cannot read them."""
+        try:
+            return pika.BasicProperties().decode(self._encoded)
+        except Exception:  # whatever pika makes of it
+            return pika.BasicProperties()
 
 
-def _decode_table(encoded: bytes, offset: int, decode: Callable = pika.data.decode_table) -> Tuple[Any, int]:
-    """A table of headers; none where tables in tables are too many for pika, which would give the connection up."""
-    try:
-        return decode(encoded, offset)
-    except RecursionError:
-        return {}, offset + 4 + struct.unpack_from(">I", encoded, offset)[0]
-
-
-pika.data.decode_value, pika.data.decode_table = _decode_value, _decode_table
+pika.spec.props[pika.BasicProperties.INDEX] = Unread
 
 
 class Connection(pika.SelectConnection):

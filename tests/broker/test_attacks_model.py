@@ -215,6 +215,16 @@ def test_headers_that_are_not_ours_hold_no_other_dead_letter_up(pipeline, redeli
     assert bodies(pipeline, "y_true") == [b"ours"]
 
 
+def test_headers_that_pika_cannot_read_hold_no_other_dead_letter_up(pipeline, redeliver, monkeypatch):
+    monkeypatch.setattr(pika.data, "encode_value", lambda pieces, _: pieces.append(b"T" + b"\xff" * 8) or 9)
+    set_aside(pipeline, b"odd", {"x-queue": "a time beyond the year 9999"})
+    monkeypatch.undo()
+    set_aside(pipeline, b"ours", {"x-queue": "y_true", "x-reason": "b"})
+    assert "moved back: 1" in redeliver()
+    assert bodies(pipeline, "y_true") == [b"ours"]
+    wait_until(lambda: pipeline.waiting("dead_letters") == 1, 10, "the other stays")
+
+
 def test_redeliver_killed_in_the_middle_loses_nothing(node, pipeline, redeliver):
     sent = {b"%d" % number for number in range(2000)}
     for body in sent:
