@@ -13,9 +13,9 @@ PORTION = 1024 * 1024
 IN_HAND = 32 * 1024 * 1024
 
 #: Seconds that a delivery waits for one of each other queue, so that what belongs together is handled together: the
-#: longest where MANY wait in its queue, with fewer much shorter. Under load this halves the work of metrics; where
-#: there is little, it saves a disk sync a sample, and one row in a hundred the wait for that.
-SHORTEST, LONGEST, MANY = 0.005, 0.8, 100
+#: longest where MANY wait in its queue, or MANY_BYTES of them, with fewer much shorter. Under load this halves the work
+#: of metrics; where there is little, it saves a disk sync a sample, and one row in a hundred the wait for that.
+SHORTEST, LONGEST, MANY, MANY_BYTES = 0.005, 0.8, 100, 128 * 1024
 LOOK_AGAIN = 0.002  # seconds; until the next arrival it would not do: halves would go on to pair with the next sample's
 QUIET = 10.0  # seconds without a delivery after which a queue is not waited for
 PAUSE = 1.0  # seconds until what could not be handled is tried again
@@ -41,11 +41,6 @@ def fitting(prefetch: int, handled: int, seconds: float, size: float) -> int:
     return prefetch
 
 
-def patience(waiting: int) -> float:
-    """Seconds that the first of so many deliveries of one queue waits for one of each other queue."""
-    return max(SHORTEST, LONGEST * min(1.0, waiting / MANY) ** 2)
-
-
 @dataclass(eq=False)
 class Delivery:
     """A message that RabbitMQ delivered and waits to have acknowledged."""
@@ -55,6 +50,12 @@ class Delivery:
     body: bytes
     arrived: float  # by the monotonic clock
     waits_for: int = 1  # things before it is acknowledged: its handler, then the confirms of its answers
+
+
+def patience(waiting: Sequence[Delivery]) -> float:
+    """Seconds that the first of these, of one queue, waits for one of each other queue."""
+    load = max(len(waiting) / MANY, len(waiting) * len(waiting[0].body) / MANY_BYTES)
+    return max(SHORTEST, LONGEST * min(1.0, load) ** 2)
 
 
 class Consumer:
@@ -108,13 +109,16 @@ class Consumer:
         queues = [queue for name, queue in self._arrived.items() if queue or now - self._last_arrival[name] < QUIET]
         while size < PORTION and now >= self._not_before:
             complete = all(queues)
-            ready = [queue for queue in queues if queue and (complete or now - queue[0].arrived > patience(len(queue)))]
+            ready = [queue for queue in queues if queue and (complete or now - queue[0].arrived > patience(queue))]
             if not ready:
                 break
             for queue in ready:
                 portion.append(queue.popleft())
                 size += len(portion[-1].body)
         if self.holds_any and not portion and not self._looks_again:
+            # What is done of the queue that is waited for, but came after what waits, would take up all its prefetch.
+            done = [tag for tag, delivery in self._in_hand.items() if not delivery.waits_for]
+            self._acknowledge(done, multiple=False)
             self._looks_again = True
             self._channel.connection.ioloop.call_later(LOOK_AGAIN, self._look_again)
         return portion
@@ -142,9 +146,13 @@ class Consumer:
         for delivery in deliveries:
             delivery.waits_for -= 1
         settled = list(takewhile(lambda tag: not self._in_hand[tag].waits_for, self._in_hand))
-        if settled:
-            self._bytes -= sum(len(self._in_hand.pop(tag).body) for tag in settled)
-            self._channel.basic_ack(settled[-1], multiple=True)
+        self._acknowledge(settled, multiple=True)
+
+    def _acknowledge(self, tags: List[int], multiple: bool) -> None:
+        """These deliveries: each by itself, or with `multiple` all up to the last of them."""
+        self._bytes -= sum(len(self._in_hand.pop(tag).body) for tag in tags)
+        for tag in tags[-1:] if multiple else tags:
+            self._channel.basic_ack(tag, multiple)
 
     def handled(self, portion: List[Delivery], seconds: float) -> None:
         """The handler took so many seconds for these; have as many in hand from now on as suits its speed."""

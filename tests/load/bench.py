@@ -97,19 +97,24 @@ def stages(bench: Bench, quick: bool) -> Iterator[Part]:
         [Line("model stage", "messages/s")],
         {kind: partial(measure.model_stage, bench, kind, samples[kind] // (2 if quick else 1)) for kind in kinds},
     )
-    n = 200_000 if quick else 600_000
     name = "metrics alone, batch 100"
     yield Part(
         [Line(name, "rows/s"), Line(f"{name}: CPU", "us a row")],
-        {kind: partial(measure.metrics_stage, bench, kind, n) for kind in (BEFORE, OURS)},
+        {kind: partial(measure.metrics_stage, bench, kind, 200_000 if quick else 600_000) for kind in (BEFORE, OURS)},
     )
     if quick:
         return
-    for what, more in (("2 replicas", {"replicas": 2}), ("2 cells", {"cells": 2})):
+    several: Dict[str, Dict[str, int]] = {
+        "batch 100, 2 replicas": {"samples": 600_000, "replicas": 2},
+        "batch 100, 2 cells": {"samples": 600_000, "cells": 2},
+        "batch 1,000": {"samples": 1_600_000, "batch": 1_000},
+        "batch 1,000, 2 cells": {"samples": 1_600_000, "batch": 1_000, "cells": 2},
+    }
+    for what, more in several.items():
         name = f"metrics alone, {what}"
         yield Part(
             [Line(name, "rows/s"), Line(f"{name}: CPU", "us a row")],
-            {OURS: partial(measure.metrics_stage, bench, OURS, n, **more)},
+            {OURS: partial(measure.metrics_stage, bench, OURS, **more)},
         )
     for replicas in (1, 2, 4, 8):
         name = f"20 ms model, {replicas} replica{'s' * (replicas > 1)}"

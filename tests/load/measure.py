@@ -206,39 +206,42 @@ def model_stage(bench: Bench, kind: str, samples: int) -> List[float]:
         bench.end(pipeline)
 
 
-def metrics_stage(bench: Bench, kind: str, samples: int, replicas: int = 1, cells: int = 1) -> List[float]:
-    """Rows a second that metrics alone writes from full queues, batches of 100; CPU microseconds a row of it.
+def metrics_stage(
+    bench: Bench, kind: str, samples: int, batch: int = 100, replicas: int = 1, cells: int = 1
+) -> List[float]:
+    """Rows a second that metrics alone writes from full queues; CPU microseconds a row of it.
 
-    So many samples, and so many replicas of metrics, in each of the cells.
+    While all are at work: so many samples in messages of `batch`, and so many replicas, in each of the cells.
     """
     pipelines = [bench.pipeline(kind) for _ in range(cells)]
     try:
         for pipeline in pipelines:
-            fill(pipeline, samples)
+            fill(pipeline, samples, batch)
         metrics = [pipeline.start("metrics") for pipeline in pipelines for _ in range(replicas)]
         processes = {str(number): process for number, process in enumerate(metrics)}
         rows = [Rows(pipeline.csv) for pipeline in pipelines]
         begun = max(each.wait_for(1) for each in rows)
         first = sum(each.look() for each in rows)
         before = bench.cpu(processes)
-        end = max(each.wait_for(samples) for each in rows)
+        wait_until(lambda: max(each.look() for each in rows) >= samples, 300, "all rows of a cell")
+        seconds = time.monotonic() - begun
+        written = sum(each.look() for each in rows) - first
         used = bench.cpu(processes)
-        written = cells * samples - first
         cost = sum(used[name] - before[name] for name in processes) / written
-        return [written / (end - begun), 1e6 * cost]
+        return [written / seconds, 1e6 * cost]
     finally:
         for pipeline in pipelines:
             bench.end(pipeline)
 
 
-def fill(pipeline: Pipeline, samples: int) -> None:
-    """Put both halves of so many samples into the queues of metrics, batches of 100."""
+def fill(pipeline: Pipeline, samples: int, batch: int) -> None:
+    """Put both halves of so many samples into the queues of metrics, in messages of `batch`."""
     channel = pipeline.connect()
     ids = Ids()
-    for _ in range(samples // 100):
-        some = ids.take(100)
+    for _ in range(samples // batch):
+        some = ids.take(batch)
         for half, value in (("y_true", 1.5), ("y_pred", 1.25)):
-            channel.basic_publish("", half, messages.encode(some, [value] * 100, is_batch=True))
+            channel.basic_publish("", half, messages.encode(some, [value] * batch, is_batch=True))
 
 
 def latency(bench: Bench, kind: str, samples: int) -> List[float]:

@@ -2,13 +2,26 @@
 
 import time
 from types import SimpleNamespace
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Tuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 from pika.adapters.select_connection import IOLoop
 
-from parts.rabbitmq.consumer import FIRST, IN_HAND, LONGEST, MANY, MOST, QUIET, SLOW, Consumer, fitting, patience
+from parts.rabbitmq.consumer import (
+    FIRST,
+    IN_HAND,
+    LONGEST,
+    MANY,
+    MANY_BYTES,
+    MOST,
+    QUIET,
+    SLOW,
+    Consumer,
+    Delivery,
+    fitting,
+    patience,
+)
 from parts.rabbitmq.worker import LONG, Worker
 
 SIZES = st.floats(1, 16 * 2**20)
@@ -44,8 +57,9 @@ def test_one_slow_call_is_answered_by_half_as_much_and_a_change_of_little_by_non
 
 
 def test_few_that_wait_are_soon_handled_and_many_wait_for_what_belongs_to_them():
-    assert 0 < patience(1) < 0.01
-    assert patience(MANY) == patience(10 * MANY) == LONGEST < 1
+    small, large = Delivery(1, "y_true", b"1", 0.0), Delivery(1, "y_true", b"1" * MANY_BYTES, 0.0)
+    assert 0 < patience([small]) < 0.01
+    assert patience([small] * MANY) == patience([small] * 10 * MANY) == patience([large]) == LONGEST < 1
 
 
 class Channel:
@@ -55,6 +69,10 @@ class Channel:
 
     def __init__(self) -> None:
         self.timers: List[Callable[[], None]] = []
+        self.acknowledged: List[Tuple[int, bool]] = []  # tags, and whether all before them too
+
+    def basic_ack(self, tag: int, multiple: bool) -> None:
+        self.acknowledged.append((tag, multiple))
 
     def call_later(self, _seconds: float, then: Callable[[], None]) -> None:
         self.timers.append(then)
@@ -88,11 +106,31 @@ def test_what_has_waited_long_enough_is_handled_though_nothing_more_arrives(monk
     consumer = Consumer(channel, "test", ["y_true", "y_pred"], lambda: taken.extend(consumer.take()))
     arrive(consumer, "y_pred", 1)
     assert not taken
-    now = time.monotonic() + 2 * patience(1)
+    now = time.monotonic() + 2 * LONGEST
     monkeypatch.setattr(time, "monotonic", lambda: now)
     [timer] = channel.timers
     timer()
     assert [delivery.tag for delivery in taken] == [1]
+
+
+def test_what_is_done_does_not_keep_the_queue_waited_for_from_delivering():
+    """Acknowledged with all before it, it would wait for what waits for that queue: until the patience was over."""
+    channel = Channel()
+    consumer = Consumer(channel, "test", ["y_true", "y_pred"], lambda: None)
+    for tag in (1, 2, 3):
+        arrive(consumer, "y_true", tag)
+    for tag in (4, 5):
+        arrive(consumer, "y_pred", tag)
+    portion = consumer.take()
+    assert sorted(delivery.tag for delivery in portion) == [1, 2, 4, 5]
+    consumer.handled(portion, 0.001)
+    assert channel.acknowledged == [(2, True)]
+    assert not consumer.take()  # 3 waits for one of the other queue, which may have none more in hand
+    assert channel.acknowledged == [(2, True), (4, False), (5, False)]
+    arrive(consumer, "y_pred", 6)
+    portion = consumer.take()
+    consumer.handled(portion, 0.001)
+    assert channel.acknowledged[3:] == [(6, True)]
 
 
 def test_a_call_that_does_not_end_is_told(caplog):
