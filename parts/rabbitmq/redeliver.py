@@ -25,10 +25,9 @@ def redeliver(channel: Any, text: str) -> int:
     channel.confirm_delivery()
     moved, gone = 0, set()
     for _ in range(channel.queue_declare(DEAD_LETTERS, durable=True).method.message_count):
-        method, unread, body = channel.basic_get(DEAD_LETTERS)
+        method, properties, body = channel.basic_get(DEAD_LETTERS)
         if method is None:
             break
-        properties = unread.read()
         headers = properties.headers or {}
         queue = headers.get("x-queue")
         if isinstance(queue, str) and len(queue) < 256 and text in str(headers.get("x-reason", "")):

@@ -14,24 +14,27 @@ PIECE = 64 * 1024  # bytes that go to the socket at once while there is more to 
 
 
 class Unread(pika.BasicProperties):
-    """A delivery's properties and headers, left as they came: most services look at none of them.
+    """A delivery's properties and headers, read when somebody looks at one; none where pika cannot read them.
 
-    Where they hold what pika cannot read, a time beyond the year 9999 (a client counted milliseconds) or tables in
-    tables without end, it would give the connection up, and the message would come again for ever.
+    Where they hold a time beyond the year 9999 (a client counted milliseconds) or tables in tables without end, pika
+    would give the connection up, and the message would come again for ever.
     """
 
-    _encoded = b""
+    def __init__(self) -> None:
+        pass  # what pika sets here is looked for in vain, and so found below
 
     def decode(self, encoded: bytes, offset: int = 0) -> "Unread":
         self._encoded = encoded[offset:]
         return self
 
-    def read(self) -> pika.BasicProperties:
-        """What they are; none where pika cannot read them."""
+    def __getattr__(self, name: str) -> Any:
+        found = pika.BasicProperties()
         try:
-            return pika.BasicProperties().decode(self._encoded)
+            found.decode(self.__dict__.pop("_encoded", b""))
         except Exception:  # whatever pika makes of it
-            return pika.BasicProperties()
+            found = pika.BasicProperties()
+        self.__dict__ = {**vars(found), **vars(self)}
+        return getattr(found, name)
 
 
 pika.spec.props[pika.BasicProperties.INDEX] = Unread
