@@ -10,7 +10,7 @@ local: ## the same with a private RabbitMQ node and the four scripts from .venv;
 test: .venv ## make test ARGS='-k SOME_TEST'
 	.venv/bin/pytest $(ARGS)
 
-bench: .venv ## samples a second and milliseconds, beside the code that circulates; about half an hour
+bench: .venv ## samples a second and milliseconds, beside the code that circulates; about an hour
 	PYTHONPATH=.:tests .venv/bin/python tests/load/bench.py $(ARGS)
 
 chaos: .venv ## kills and cuts at random for a minute, then counts; make chaos ARGS='--seed 7'

@@ -58,7 +58,7 @@ def test_one_slow_call_is_answered_by_half_as_much_and_a_change_of_little_by_non
 
 def test_few_that_wait_are_soon_handled_and_many_wait_for_what_belongs_to_them():
     small, large = Delivery(1, "y_true", b"1", 0.0), Delivery(1, "y_true", b"1" * MANY_BYTES, 0.0)
-    assert 0 < patience([small]) < 0.01
+    assert 0.003 < patience([small]) < 0.01  # s: a prediction comes some 0.002 after its true value
     assert patience([small] * MANY) == patience([small] * 10 * MANY) == patience([large]) == LONGEST < 1
 
 
