@@ -87,7 +87,7 @@ def test_a_cluster_without_a_secret_does_not_start(cluster, monkeypatch):
 
 
 def test_a_message_may_come_back_any_number_of_times(cluster):
-    with pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", cluster.amqp_port)) as connection:
+    with connected(cluster, "/") as connection:
         channel = connection.channel()
         channel.queue_declare("returned", durable=True)
         channel.confirm_delivery()
@@ -99,28 +99,83 @@ def test_a_message_may_come_back_any_number_of_times(cluster):
         channel.queue_delete("returned")
 
 
-def test_a_cell_on_the_cluster_has_quorum_queues_and_a_csv_of_its_own(cluster):
+@pytest.fixture(scope="module")
+def second(cluster: Cluster) -> Iterator[Cluster]:
+    """A cell on the cluster, as docs/scaling.md makes it."""
     if docker("ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project=second"):
         pytest.skip("a project called second is here already")
     _, make, *_ = commands("scaling.md", "Cells")
-    start = commands("scaling.md", "A cluster")[-1]
-    second, before = cluster.cell("second"), len(cluster.ids())
+    cell = cluster.cell("second")
     try:
         cluster.type(make)
-        cluster.type(start)
-        wait_until(lambda: second.csv_size() > 100_000, 60, "rows of the cell")
-        assert len(call_api(cluster.ui_port, "GET", "/queues/second")) == 4
-        wait_until(cluster.all_replicas_online, 60, "three replicas of each queue")
-        cluster.run("kill", "rabbitmq2")
-        wait_for_growth(second)
-        cluster.run("start", "rabbitmq2")
-        wait_until(lambda: len(second.ids()) >= SAMPLES, 60, "all rows of the cell")
-        assert len(set(second.ids())) == len(second.ids()) == SAMPLES
-        assert len(cluster.ids()) == before
+        cluster.type(commands("scaling.md", "A cluster")[-1])
+        yield cell
     finally:
-        second.remove()
+        cell.remove()
         call_api(cluster.ui_port, "DELETE", "/vhosts/second")
+
+
+def test_a_cell_on_the_cluster_has_quorum_queues_and_a_csv_of_its_own(cluster, second):
+    before = len(cluster.ids())
+    wait_until(lambda: second.csv_size() > 100_000, 60, "rows of the cell")
+    assert len(call_api(cluster.ui_port, "GET", "/queues/second")) == 4
+    wait_until(cluster.all_replicas_online, 60, "three replicas of each queue")
+    cluster.run("kill", "rabbitmq2")
+    wait_for_growth(second)
+    cluster.run("start", "rabbitmq2")
+    wait_until(lambda: len(second.ids()) >= SAMPLES, 60, "all rows of the cell")
+    assert len(set(second.ids())) == len(second.ids()) == SAMPLES
+    assert len(cluster.ids()) == before
     wait_until(cluster.all_replicas_online, 90, "rabbitmq2 back in the cluster")
+
+
+def test_a_cluster_and_its_cell_are_all_there_again_after_a_restore(cluster, second):
+    """As docs/operations.md says, with samples in the queues and halves that wait."""
+    expected = {}
+    for project, vhost in ((cluster, "/"), (second, "second")):
+        project.run("stop", "model")
+        project.run("up", "--detach", "--no-deps", "features")
+        wait_until(lambda: depth(cluster, vhost) > 50, 30, "samples wait for the model")  # noqa: B023
+        project.run("stop", "features")
+        publish(cluster, vhost, "y_true", b'{"id": "late", "body": 1}')
+        expected[project] = len(project.ids()) + 10 * depth(cluster, vhost)
+
+    as_cluster = "export COMPOSE_FILE=docker-compose.yml:deploy/cluster.yml\n"
+    [backup] = commands("operations.md", "Backup")
+    stop_cell, restore_cell = commands("operations.md", "A cell's backup")
+    restore, _ = commands("operations.md", "Restore")
+    define_cell = stop_cell.splitlines()[0] + "\n"
+    cluster.type(stop_cell + as_cluster + backup)
+    cluster.type(define_cell + "cell down --volumes")
+    cluster.type(as_cluster + restore)
+    cluster.type(define_cell + restore_cell)
+
+    for project, vhost in ((cluster, "/"), (second, "second")):
+        # Those of the features that came up with the others, whose samples came after the backup.
+        ended = "{{.State.Status}} {{.State.ExitCode}}"
+        wait_until(lambda: project.inspect("features", ended) == ["exited 0"], 90, "all is published")  # noqa: B023
+        publish(cluster, vhost, "y_pred", b'{"id": "late", "body": 2}')
+        rows = expected[project] + SAMPLES + 1
+        wait_until(lambda: len(project.ids()) >= rows, 60, "all rows")  # noqa: B023
+        assert len(project.ids()) == len({*project.ids()}) == rows
+    wait_until(cluster.all_replicas_online, 90, "three replicas of each queue")
+
+
+def connected(cluster: Cluster, vhost: str) -> pika.BlockingConnection:
+    return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", cluster.amqp_port, vhost))
+
+
+def depth(cluster: Cluster, vhost: str) -> int:
+    """How many messages wait in `features`."""
+    with connected(cluster, vhost) as connection:
+        return connection.channel().queue_declare("features", passive=True).method.message_count
+
+
+def publish(cluster: Cluster, vhost: str, queue: str, body: bytes) -> None:
+    with connected(cluster, vhost) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
 
 
 @pytest.mark.parametrize("node", NODES)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Set, TypeVar
 
 import pytest
 
@@ -49,6 +49,9 @@ def clone_on_windows(folder: Path) -> None:
     (folder / ".env").write_bytes(b"# what is to stay\r\nRABBITMQ_USER=demo\r\nRABBITMQ_PASSWORD=hunter2\r\n")
 
 
+P = TypeVar("P", bound="Project")
+
+
 class Project:
     """Compose in a clone."""
 
@@ -69,7 +72,7 @@ class Project:
         }
         self.env.update({name: str(value) for name, value in env.items()})
 
-    def cell(self, name: str) -> "Project":
+    def cell(self: P, name: str) -> P:
         """A cell of this name on the same RabbitMQ, once docs/scaling.md has made it."""
         cell = copy.copy(self)
         cell.name = name
