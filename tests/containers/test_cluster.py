@@ -47,7 +47,7 @@ def load(cluster: Cluster) -> Iterator[Callable[[float], float]]:
     before = len(cluster.ids())
     cluster.run("up", "--detach", "--no-deps", "--scale", "features=2", "features")
     started = [cluster.inspect(name, "{{.State.StartedAt}}") for name in SERVICES]
-    with Growth(cluster) as growth:
+    with Growth(cluster.csv_size) as growth:
         wait_for_growth(cluster)
         assert cluster.inspect("features", "{{.State.Status}}") == ["running"] * 2
         yield lambda since: longest_pause(growth.times, since)

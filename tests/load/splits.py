@@ -219,7 +219,7 @@ def run(cluster: Cluster, seed: int, seconds: float) -> Tuple[bool, str]:
     faults: List[str] = []
     outcome = ""
     try:
-        with Growth(cluster) as growth, publishing(publishers):
+        with Growth(cluster.csv_size) as growth, publishing(publishers):
             wait_until(lambda: growth.times and all(p.times for p in publishers), 60, "the first rows and confirms")
             begun = time.monotonic()
             while time.monotonic() < begun + seconds:

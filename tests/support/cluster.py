@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from pathlib import Path
-from typing import Any, Iterable, List
+from typing import Any, Callable, Iterable, List
 
 from support.containers import Project, clone
 from support.node import call_api, works
@@ -48,11 +48,11 @@ class Cluster(Project):
 
 
 class Growth(threading.Thread):
-    """Notes when the CSV grows, while the block lasts that it is the context of."""
+    """Notes when the CSV grows, of so many bytes, while the block lasts that it is the context of."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, csv_size: Callable[[], int]) -> None:
         super().__init__(daemon=True)
-        self._cluster = cluster
+        self._csv_size = csv_size
         self._done = threading.Event()
         self.times: List[float] = []
 
@@ -65,10 +65,10 @@ class Growth(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        size = self._cluster.csv_size()
+        size = self._csv_size()
         while not self._done.wait(0.05):
-            if self._cluster.csv_size() != size:
-                size = self._cluster.csv_size()
+            before, size = size, self._csv_size()
+            if size != before:
                 self.times.append(time.monotonic())
 
 
