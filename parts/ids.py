@@ -3,6 +3,7 @@
 import secrets
 import time
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import List
 
 
@@ -20,10 +21,9 @@ class Ids:
     def take(self, count: int) -> List[str]:
         first = max(self._next, time.time_ns() // 1000)
         self._next = first + count
-        ids: List[str] = []
-        while len(ids) < count:  # second by second: to format a time takes ten times as long as a number
-            second, microsecond = divmod(first + len(ids), 10**6)
-            name = f"{datetime.fromtimestamp(second, timezone.utc):%Y%m%dT%H%M%S}."
-            end = min(microsecond + count - len(ids), 10**6)
-            ids += [f"{name}{us:06}{self._suffix}" for us in range(microsecond, end)]
-        return ids
+        return [f"{_second(us // 10**6)}.{us % 10**6:06}{self._suffix}" for us in range(first, self._next)]
+
+
+@lru_cache(maxsize=1)  # to format a time takes ten times as long as a number
+def _second(since_1970: int) -> str:
+    return f"{datetime.fromtimestamp(since_1970, timezone.utc):%Y%m%dT%H%M%S}"
