@@ -28,17 +28,16 @@ class Depth:
         self._steps = 0  # since the question
         self._had_room = time.monotonic()
         self._trouble = service.Trouble()
-        self._ask()
+        self.ask()
 
     def step(self) -> None:
-        """A message is added to each queue; ask early enough for the answer to come before there is no room."""
+        """A message is about to be added to each queue."""
         self.room -= 1
         self._steps += 1
-        if self.room < ENOUGH / 2:
-            self._ask()
 
-    def _ask(self) -> None:
-        if self._asking or not self._channel.is_open:
+    def ask(self) -> None:
+        """Ask early enough for the answer to come before there is no room."""
+        if self._asking or self.room >= ENOUGH / 2 or not self._channel.is_open:
             return
         self._asking, self._steps = True, 0
         for queue in self._waiting:
@@ -56,7 +55,7 @@ class Depth:
             self._had_room = now
             self._trouble.over()
         else:
-            self._loop.call_later(PAUSE, self._ask)
+            self._loop.call_later(PAUSE, self.ask)
             if now - self._had_room > PATIENCE:
                 waiting = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in self._waiting.items())
                 self._trouble.is_(f"waiting for consumers that keep up: {waiting}")
