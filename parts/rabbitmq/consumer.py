@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
-from typing import Any, Callable, Deque, Dict, List, Sequence
+from typing import Any, Callable, Deque, Dict, List, Sequence, Set
 
 #: Bytes that a handler is given at once, whatever the number of messages; at least one message.
 PORTION = 1024 * 1024
@@ -69,7 +69,7 @@ class Consumer:
         self._generation = count(1)  # a consumer's tag must not come again on one channel
         self._arrived: Dict[str, Deque[Delivery]] = {queue: deque() for queue in queues}  # not handled yet
         self._last_arrival = dict.fromkeys(queues, time.monotonic())
-        self._looks_again = False  # soon, whether what waits for another queue has waited long enough
+        self._looks: Set[float] = set()  # the seconds after which it is looked whether there is something to take
         self._in_hand: Dict[int, Delivery] = OrderedDict()  # by delivery tag
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
@@ -95,7 +95,7 @@ class Consumer:
         self._bytes += len(body)
         if self._bytes > IN_HAND:
             self._set_prefetch(1)  # at once: each change gives back what is on its way, and quorum queues count that
-        self._on_arrival()
+        self._look_in(0.0)  # and not now: more may have come with it
 
     def take(self) -> List[Delivery]:
         """The deliveries that are to be handled together, as many of each queue; none in a pause.
@@ -115,16 +115,20 @@ class Consumer:
             for queue in ready:
                 portion.append(queue.popleft())
                 size += len(portion[-1].body)
-        if self.holds_any and not portion and not self._looks_again:
+        if self.holds_any and not portion and LOOK_AGAIN not in self._looks:
             # What is done of the queue that is waited for, but came after what waits, would take up all its prefetch.
             done = [tag for tag, delivery in self._in_hand.items() if not delivery.waits_for]
             self._acknowledge(done, multiple=False)
-            self._looks_again = True
-            self._channel.connection.ioloop.call_later(LOOK_AGAIN, self._look_again)
+            self._look_in(LOOK_AGAIN)
         return portion
 
-    def _look_again(self) -> None:
-        self._looks_again = False
+    def _look_in(self, seconds: float) -> None:
+        if seconds not in self._looks:
+            self._looks.add(seconds)
+            self._channel.connection.ioloop.call_later(seconds, partial(self._look, seconds))
+
+    def _look(self, seconds: float) -> None:
+        self._looks.remove(seconds)
         self._on_arrival()
 
     @property

@@ -105,12 +105,28 @@ def test_what_has_waited_long_enough_is_handled_though_nothing_more_arrives(monk
     channel, taken = Channel(), []
     consumer = Consumer(channel, "test", ["y_true", "y_pred"], lambda: taken.extend(consumer.take()))
     arrive(consumer, "y_pred", 1)
+    channel.timers.pop()()
     assert not taken
     now = time.monotonic() + 2 * LONGEST
     monkeypatch.setattr(time, "monotonic", lambda: now)
     [timer] = channel.timers
     timer()
     assert [delivery.tag for delivery in taken] == [1]
+
+
+def test_what_arrives_at_once_is_handled_together():
+    """Begun with at the first of them, the handler would be called twice, and for one message alone."""
+    channel, taken = Channel(), []
+    consumer = Consumer(channel, "test", ["features"], lambda: taken.append(len(consumer.take())))
+    for _ in range(2):
+        for tag in (1, 2, 3):
+            arrive(consumer, "features", tag)
+        assert not taken
+        [look] = channel.timers
+        channel.timers.clear()
+        look()
+        assert taken == [3]
+        taken.clear()
 
 
 def test_what_is_done_does_not_keep_the_queue_waited_for_from_delivering():
