@@ -21,8 +21,10 @@ install() { # install PACKAGE...: with apt where we may, else say what is missin
         printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
         chmod +x /usr/sbin/policy-rc.d
     fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    # A new machine may be at its own updates: they are waited for, except by `update`, which cannot.
+    apt-get update -qq || echo "going on with the lists of packages that are there" >&2
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$@" \
+        >/dev/null
 }
 
 command -v "$python" >/dev/null || install python3 python3-venv
