@@ -3,13 +3,15 @@
 import logging
 import time
 from collections import OrderedDict
+from functools import lru_cache
 from itertools import takewhile
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import pika
 
 from parts import service
 from parts.rabbitmq.consumer import Delivery
+from parts.rabbitmq.wire import Reused
 
 DEAD_LETTERS = "dead_letters"
 
@@ -93,13 +95,7 @@ class Publisher:
         self._published += 1
         self._unconfirmed[self._published] = message
         self.unconfirmed_bytes += len(message.body)
-        properties = pika.BasicProperties(
-            content_type="application/json",
-            delivery_mode=pika.DeliveryMode.Persistent.value,
-            app_id=self._app_id,
-            timestamp=int(time.time()),
-            headers=message.headers,
-        )
+        properties = _properties(self._app_id, int(time.time()), tuple((message.headers or {}).items()))
         # Mandatory: a message for a queue that someone deleted comes back instead of being confirmed
         # and gone. (https://www.rabbitmq.com/docs/publishers#unroutable)
         self.channel.basic_publish("", message.queue, message.body, properties, mandatory=True)
@@ -132,3 +128,14 @@ class Publisher:
             return
         self.unconfirmed_bytes -= sum(len(message.body) for message in messages)
         self._on_confirmed(messages)
+
+
+@lru_cache(maxsize=1)  # most of a second are the same; to make and encode them is a fifth of what it takes to publish
+def _properties(app_id: str, timestamp: int, headers: Tuple[Tuple[str, str], ...]) -> Reused:
+    return Reused(
+        content_type="application/json",
+        delivery_mode=pika.DeliveryMode.Persistent.value,
+        app_id=app_id,
+        timestamp=timestamp,
+        headers=dict(headers) or None,
+    )

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from functools import cached_property
 from typing import Any, Callable, List
 
 import pika
@@ -38,6 +39,17 @@ class Unread(pika.BasicProperties):
 
 
 pika.spec.props[pika.BasicProperties.INDEX] = Unread
+
+
+class Reused(pika.BasicProperties):
+    """Properties of many messages, encoded once."""
+
+    @cached_property
+    def _encoded(self) -> List[bytes]:
+        return super().encode()
+
+    def encode(self) -> List[bytes]:
+        return [*self._encoded]  # pika adds to it
 
 
 class Connection(pika.SelectConnection):
