@@ -120,9 +120,8 @@ def _decode_by_item(raw: bytes, decoder: Any) -> Message:
             named = f" (id {bytes(fields['id']).decode()[: LONGEST_ID + 3]})" if "id" in fields else ""
             faults[position] = f"no sample: {error}{named}"
             if len(faults) > MOST_FAULTS:
-                return Message(
-                    [], [], [], {0: f"more than {MOST_FAULTS} bad items, the last: {faults[position]}"}, False
-                )
+                reason = f"more than {MOST_FAULTS} bad items, the last: {faults[position]}"
+                return Message([], [], [], {0: reason}, False)
         else:
             bodies.append(sample.body)
             positions.append(position)

@@ -15,9 +15,8 @@ RABBITMQ_PASSWORD = settings.text("RABBITMQ_PASSWORD", "guest")
 RABBITMQ_VHOST = settings.text("RABBITMQ_VHOST", "/")
 RABBITMQ_URL = settings.text("RABBITMQ_URL", "")  # amqp:// or amqps://, instead of all of the above
 
-HOST = re.compile(
-    r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*"
-)  # a name, IPv4, IPv6
+#: A name, IPv4 or IPv6.
+HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 
 def hosts() -> List[pika.connection.Parameters]:

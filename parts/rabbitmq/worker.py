@@ -43,9 +43,7 @@ class Worker:
                 for chore in self.chores:
                     chore()
             finally:
-                self._chores_due = (
-                    time.monotonic() + 1.0
-                )  # from now on: other work has its turn, however long they took
+                self._chores_due = time.monotonic() + 1.0  # from now on, so that other work has its turn
         return work()
 
     def tell_if_long(self) -> None:
