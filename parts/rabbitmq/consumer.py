@@ -69,6 +69,7 @@ class Consumer:
         self._generation = count(1)  # a consumer's tag must not come again on one channel
         self._arrived: Dict[str, Deque[Delivery]] = {queue: deque() for queue in queues}  # not handled yet
         self._last_arrival = dict.fromkeys(queues, time.monotonic())
+        self._taken = dict.fromkeys(queues, 0)  # how many of each; none counts as more than MOST behind another
         self._looks: Set[float] = set()  # the seconds after which it is looked whether there is something to take
         self._in_hand: Dict[int, Delivery] = OrderedDict()  # by delivery tag
         self._bytes = 0  # of these
@@ -100,27 +101,36 @@ class Consumer:
     def take(self) -> List[Delivery]:
         """The deliveries that are to be handled together, as many of each queue; none in a pause.
 
-        Those of one queue wait for those of the others, but not for long.
+        Those of one queue wait for those of the others, but not for long. A queue that fell behind catches up: as many
+        behind for ever, its deliveries would never again be handled together with what belongs to them.
         """
         now = time.monotonic()
         portion: List[Delivery] = []
         size = 0
         # Nobody waits for a queue that is quiet: predictions may be a day away.
-        queues = [queue for name, queue in self._arrived.items() if queue or now - self._last_arrival[name] < QUIET]
-        while size < PORTION and now >= self._not_before:
-            complete = all(queues)
-            ready = [queue for queue in queues if queue and (complete or now - queue[0].arrived > patience(queue))]
-            if not ready:
-                break
-            for queue in ready:
-                portion.append(queue.popleft())
+        queues = [name for name, queue in self._arrived.items() if queue or now - self._last_arrival[name] < QUIET]
+        while size < PORTION and now >= self._not_before and (ready := self._ready(queues, now)):
+            for name in ready:
+                portion.append(self._arrived[name].popleft())
                 size += len(portion[-1].body)
+                self._taken[name] += 1
+        most = max(self._taken.values())
+        self._taken = {name: max(taken, most - MOST) for name, taken in self._taken.items()}
         if self.holds_any and not portion and LOOK_AGAIN not in self._looks:
             # What is done of the queue that is waited for, but came after what waits, would take up all its prefetch.
             done = [tag for tag, delivery in self._in_hand.items() if not delivery.waits_for]
             self._acknowledge(done, multiple=False)
             self._look_in(LOOK_AGAIN)
         return portion
+
+    def _ready(self, queues: Sequence[str], now: float) -> List[str]:
+        """Those of these queues to take one delivery of: all that are behind, or else what has waited long enough."""
+        fewest = min((self._taken[name] for name in queues), default=0)
+        behind = [name for name in queues if self._taken[name] == fewest]
+        if all(self._arrived[name] for name in behind):
+            return behind
+        waiting = [(name, self._arrived[name]) for name in queues if self._arrived[name]]
+        return [name for name, queue in waiting if now - queue[0].arrived > patience(queue)]
 
     def _look_in(self, seconds: float) -> None:
         if seconds not in self._looks:
@@ -140,6 +150,7 @@ class Consumer:
         """These could not be handled: after a pause they come first."""
         for delivery in reversed(portion):
             self._arrived[delivery.queue].appendleft(delivery)
+            self._taken[delivery.queue] -= 1
         self._not_before = time.monotonic() + PAUSE
 
     def done(self, deliveries: Sequence[Delivery]) -> None:

@@ -15,6 +15,7 @@ from parts.rabbitmq.consumer import (
     MANY,
     MANY_BYTES,
     MOST,
+    PAUSE,
     QUIET,
     SLOW,
     Consumer,
@@ -112,6 +113,43 @@ def test_what_has_waited_long_enough_is_handled_though_nothing_more_arrives(monk
     [timer] = channel.timers
     timer()
     assert [delivery.tag for delivery in taken] == [1]
+
+
+def test_a_queue_that_fell_behind_catches_up(monkeypatch):
+    """Else what belongs together, as many deliveries apart for ever, would never be handled together again."""
+    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+
+    def taken(*arriving: str) -> List[str]:
+        for name in arriving:
+            queue, tag = name.split()
+            arrive(consumer, queue, int(tag))
+        return [f"{delivery.queue} {delivery.tag}" for delivery in consumer.take()]
+
+    assert not taken("y_true 1", "y_true 2")
+    patient = time.monotonic() + LONGEST
+    monkeypatch.setattr(time, "monotonic", lambda: patient)
+    assert taken() == ["y_true 1", "y_true 2"]
+    assert taken("y_true 3", "y_true 4", "y_pred 5") == ["y_pred 5"]
+    together = ["y_pred 6", "y_true 3", "y_pred 7"]
+    assert taken("y_pred 6", "y_pred 7") == together
+    # Put back, they are as many behind as they were.
+    consumer.put_back([consumer._in_hand[int(name.split()[1])] for name in together])
+    monkeypatch.setattr(time, "monotonic", lambda: patient + PAUSE)
+    assert taken() == [*together, "y_true 4"]
+
+
+def test_a_queue_that_was_quiet_catches_up_with_no_more_than_can_be_in_hand(monkeypatch):
+    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+    now = time.monotonic() + QUIET
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(2):
+        for tag in range(MOST):
+            arrive(consumer, "y_true", tag)
+        assert len(consumer.take()) == MOST
+    arrive(consumer, "y_true", MOST)
+    for tag in range(MOST + 1):
+        arrive(consumer, "y_pred", tag)
+    assert [delivery.queue for delivery in consumer.take()] == ["y_pred"] * MOST + ["y_true", "y_pred"]
 
 
 def test_what_arrives_at_once_is_handled_together():
