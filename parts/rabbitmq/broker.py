@@ -104,7 +104,7 @@ class Broker:
 
     def _on_ready(self, channel: Any) -> None:
         self._publisher = Publisher(channel, self._name, self._largest, self._on_confirmed)
-        self._producer.begin(channel, self._publisher)
+        self._producer.begin(self._publisher)
         self._work()
 
     def _on_lost(self, reason: str) -> None:

@@ -4,6 +4,7 @@ import time
 from typing import Any, Callable, Dict, Sequence
 
 from parts import service
+from parts.rabbitmq.publisher import Publisher
 
 #: Messages that may wait in a queue. Measured at full speed with batches of 100: the queues stay short, and twice as
 #: many rows are written as when RabbitMQ keeps a backlog.
@@ -13,43 +14,39 @@ PATIENCE = 5.0  # seconds for which they may hold enough before it is worth a lo
 
 
 class Depth:
-    """Asks RabbitMQ for the depth of the queues while steps are made that each add a message to every one.
+    """Asks RabbitMQ for the depth of the queues while a publisher adds as many messages to each.
 
     `on_answer` is called when an answer has come.
     """
 
-    def __init__(self, channel: Any, loop: Any, queues: Sequence[str], on_answer: Callable[[], None]) -> None:
-        self.room = 0  # for so many steps
-        self._channel = channel
+    def __init__(self, publisher: Publisher, loop: Any, queues: Sequence[str], on_answer: Callable[[], None]) -> None:
+        self.room = 0  # for so many messages in each queue; who adds them counts it down
+        self._publisher = publisher
         self._loop = loop
         self._on_answer = on_answer
         self._waiting: Dict[str, int] = dict.fromkeys(queues, 0)
         self._asking = False
-        self._steps = 0  # since the question
         self._had_room = time.monotonic()
         self._trouble = service.Trouble()
         self.ask()
 
-    def step(self) -> None:
-        """A message is about to be added to each queue."""
-        self.room -= 1
-        self._steps += 1
-
     def ask(self) -> None:
         """Ask early enough for the answer to come before there is no room."""
-        if self._asking or self.room >= ENOUGH / 2 or not self._channel.is_open:
+        channel = self._publisher.channel
+        if self._asking or self.room >= ENOUGH / 2 or not channel.is_open:
             return
-        self._asking, self._steps = True, 0
+        self._asking = True
         for queue in self._waiting:
             # Declared as it is already, it only tells of itself; one that was deleted is there again.
-            self._channel.queue_declare(queue, durable=True, callback=self._on_declared)
+            channel.queue_declare(queue, durable=True, callback=self._on_declared)
 
     def _on_declared(self, frame: Any) -> None:
         self._waiting[frame.method.queue] = frame.method.message_count
         if frame.method.queue != list(self._waiting)[-1]:
             return
         self._asking = False
-        self.room = ENOUGH - max(self._waiting.values()) - self._steps
+        # RabbitMQ may count before it has queued what it was sent earlier; what it has not confirmed may be to come.
+        self.room = ENOUGH - max(self._waiting.values()) - self._publisher.waiting // len(self._waiting)
         now = time.monotonic()
         if self.room > 0:
             self._had_room = now

@@ -37,14 +37,14 @@ class Producer:
         self._source, self._interval = source, interval
         self._pace = pace if not interval else ()
 
-    def begin(self, channel: Any, publisher: Publisher) -> None:
+    def begin(self, publisher: Publisher) -> None:
         """Go on on a new channel."""
         self._publisher = publisher
         self._due = max(self._due, time.monotonic())  # what was not made while away is not made up for
         while self.unconfirmed:
             publisher.publish(self.unconfirmed.popleft())
         if self._pace:
-            self._depth = Depth(channel, self._connector.loop, self._pace, self.advance)
+            self._depth = Depth(publisher, self._connector.loop, self._pace, self.advance)
         self.advance()
 
     def lose(self) -> None:
@@ -84,7 +84,7 @@ class Producer:
             made += step
             size += sum(len(message.body) for message in step)
             if self._depth:
-                self._depth.step()
+                self._depth.room -= 1
         return made
 
     def _has_room(self, publisher: Publisher) -> bool:

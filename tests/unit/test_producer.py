@@ -1,8 +1,9 @@
-"""In which order what a service makes by itself is published."""
+"""In which order what a service makes by itself is published, and how much of it."""
 
 from types import SimpleNamespace
 from typing import Any, List
 
+from parts.rabbitmq.depth import ENOUGH, Depth
 from parts.rabbitmq.producer import Producer
 from parts.rabbitmq.publisher import Message
 from parts.rabbitmq.wire import PIECE
@@ -16,7 +17,7 @@ def produced(steps: int, size: int) -> List[str]:
     step = [Message("y_true", bytes(size)), Message("features", bytes(size))]
     producer.start(iter([step] * steps), 0.0, pace=[])
     publisher: Any = SimpleNamespace(publish=published.append, waiting=0, unconfirmed_bytes=0, refused=0)
-    producer.begin(None, publisher)
+    producer.begin(publisher)
     assert producer.exhausted
     return [message.queue for message in published]
 
@@ -28,3 +29,16 @@ def test_what_goes_to_two_queues_is_published_queue_by_queue():
 
 def test_large_messages_do_not_wait_for_others_to_be_made():
     assert produced(3, PIECE) == ["features", "y_true"] * 3
+
+
+def test_what_rabbitmq_has_not_confirmed_counts_as_waiting():
+    """It may count what a queue holds before it has queued what it was sent earlier."""
+    answers: List[Any] = []
+    channel = SimpleNamespace(is_open=True, queue_declare=lambda queue, durable, callback: answers.append(callback))
+    publisher: Any = SimpleNamespace(channel=channel, waiting=0)
+    depth = Depth(publisher, None, ["features", "y_true"], lambda: None)
+    publisher.waiting = 100  # half of them for either queue
+    for answer, queue, waiting in zip(answers, ["features", "y_true"], [30, 20]):
+        assert depth.room == 0
+        answer(SimpleNamespace(method=SimpleNamespace(queue=queue, message_count=waiting)))
+    assert depth.room == ENOUGH - 30 - 50
