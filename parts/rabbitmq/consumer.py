@@ -16,6 +16,7 @@ IN_HAND = 32 * 1024 * 1024
 #: longest where MANY wait in its queue, or MANY_BYTES of them, with fewer much shorter. Under load this halves the work
 #: of metrics; where there is little, it saves a disk sync a sample, and one row in a hundred the wait for that.
 SHORTEST, LONGEST, MANY, MANY_BYTES = 0.005, 0.8, 100, 128 * 1024
+SOME = 0.1  # of many: where fewer wait, to take them alone, until they have caught up, would make two syncs of one
 LOOK_AGAIN = 0.002  # seconds; until the next arrival it would not do: halves would go on to pair with the next sample's
 QUIET = 10.0  # seconds without a delivery after which a queue is not waited for
 PAUSE = 1.0  # seconds until what could not be handled is tried again
@@ -52,10 +53,14 @@ class Delivery:
     waits_for: int = 1  # things before it is acknowledged: its handler, then the confirms of its answers
 
 
+def load(waiting: Sequence[Delivery]) -> float:
+    """How many of these wait in one queue; 1 is many."""
+    return max(len(waiting) / MANY, len(waiting) * len(waiting[0].body) / MANY_BYTES) if waiting else 0.0
+
+
 def patience(waiting: Sequence[Delivery]) -> float:
     """Seconds that the first of these, of one queue, waits for one of each other queue."""
-    load = max(len(waiting) / MANY, len(waiting) * len(waiting[0].body) / MANY_BYTES)
-    return max(SHORTEST, LONGEST * min(1.0, load) ** 2)
+    return max(SHORTEST, LONGEST * min(1.0, load(waiting)) ** 2)
 
 
 class Consumer:
@@ -101,8 +106,8 @@ class Consumer:
     def take(self) -> List[Delivery]:
         """The deliveries that are to be handled together, as many of each queue; none in a pause.
 
-        Those of one queue wait for those of the others, but not for long. A queue that fell behind catches up: as many
-        behind for ever, its deliveries would never again be handled together with what belongs to them.
+        Those of one queue wait for those of the others, but not for long. A queue that fell behind, as after a hiccup,
+        catches up: as far behind for ever, its deliveries would never again be handled with what belongs to them.
         """
         now = time.monotonic()
         portion: List[Delivery] = []
@@ -116,7 +121,7 @@ class Consumer:
                 self._taken[name] += 1
         most = max(self._taken.values())
         self._taken = {name: max(taken, most - MOST) for name, taken in self._taken.items()}
-        if self.holds_any and not portion and LOOK_AGAIN not in self._looks:
+        if self.holds_any and not portion and now >= self._not_before and LOOK_AGAIN not in self._looks:
             # What is done of the queue that is waited for, but came after what waits, would take up all its prefetch.
             done = [tag for tag, delivery in self._in_hand.items() if not delivery.waits_for]
             self._acknowledge(done, multiple=False)
@@ -124,13 +129,13 @@ class Consumer:
         return portion
 
     def _ready(self, queues: Sequence[str], now: float) -> List[str]:
-        """Those of these queues to take one delivery of: all that are behind, or else what has waited long enough."""
-        fewest = min((self._taken[name] for name in queues), default=0)
-        behind = [name for name in queues if self._taken[name] == fewest]
-        if all(self._arrived[name] for name in behind):
-            return behind
+        """Those of these queues to take one delivery of."""
+        most = max(self._taken.values())
+        behind = [name for name in queues if self._taken[name] < most and load(self._arrived[name]) >= SOME]
+        if not behind and all(self._arrived[name] for name in queues):
+            return [*queues]
         waiting = [(name, self._arrived[name]) for name in queues if self._arrived[name]]
-        return [name for name, queue in waiting if now - queue[0].arrived > patience(queue)]
+        return [name for name, queue in waiting if name in behind or now - queue[0].arrived > patience(queue)]
 
     def _look_in(self, seconds: float) -> None:
         if seconds not in self._looks:

@@ -18,6 +18,7 @@ from parts.rabbitmq.consumer import (
     PAUSE,
     QUIET,
     SLOW,
+    SOME,
     Consumer,
     Delivery,
     fitting,
@@ -115,27 +116,41 @@ def test_what_has_waited_long_enough_is_handled_though_nothing_more_arrives(monk
     assert [delivery.tag for delivery in taken] == [1]
 
 
-def test_a_queue_that_fell_behind_catches_up(monkeypatch):
+def test_a_queue_that_fell_behind_catches_up_where_some_wait_in_it(monkeypatch):
     """Else what belongs together, as many deliveries apart for ever, would never be handled together again."""
+    some = int(SOME * MANY)
     consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
 
-    def taken(*arriving: str) -> List[str]:
-        for name in arriving:
-            queue, tag = name.split()
-            arrive(consumer, queue, int(tag))
-        return [f"{delivery.queue} {delivery.tag}" for delivery in consumer.take()]
+    def taken(y_true: int, y_pred: int) -> str:
+        """What is taken, each as the first letter of its value, when so many have come."""
+        for queue, arriving in ("y_true", y_true), ("y_pred", y_pred):
+            for tag in range(arriving):
+                arrive(consumer, queue, tag)
+        return "".join(delivery.queue[2] for delivery in consumer.take())
 
-    assert not taken("y_true 1", "y_true 2")
-    patient = time.monotonic() + LONGEST
+    patient = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: patient)
-    assert taken() == ["y_true 1", "y_true 2"]
-    assert taken("y_true 3", "y_true 4", "y_pred 5") == ["y_pred 5"]
-    together = ["y_pred 6", "y_true 3", "y_pred 7"]
-    assert taken("y_pred 6", "y_pred 7") == together
-    # Put back, they are as many behind as they were.
-    consumer.put_back([consumer._in_hand[int(name.split()[1])] for name in together])
-    monkeypatch.setattr(time, "monotonic", lambda: patient + PAUSE)
-    assert taken() == [*together, "y_true 4"]
+    assert taken(y_true=5, y_pred=0) == ""
+    monkeypatch.setattr(time, "monotonic", lambda: patient + LONGEST)
+    assert taken(y_true=0, y_pred=0) == "ttttt"
+    assert taken(y_true=1, y_pred=1) == "tp"  # where few wait, taken alone they would make two syncs of one
+    assert taken(y_true=some, y_pred=some + 3) == "pppp" + (some - 1) * "tp"
+    assert taken(y_true=some, y_pred=some) == "p" + (some - 1) * "tp"  # and none more
+    assert taken(y_true=some, y_pred=some) == some * "tp"
+
+
+def test_what_is_put_back_was_not_taken(monkeypatch):
+    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+    now = time.monotonic() + QUIET
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for tag in range(20):
+        arrive(consumer, "y_true", tag)
+    consumer.put_back(consumer.take())
+    now += PAUSE
+    assert len(consumer.take()) == 20
+    for queue in ["y_true"] * 20 + ["y_pred"] * 40:
+        arrive(consumer, queue, 1)
+    assert [delivery.queue for delivery in consumer.take()] == ["y_pred"] * 20 + ["y_true", "y_pred"] * 20
 
 
 def test_a_queue_that_was_quiet_catches_up_with_no_more_than_can_be_in_hand(monkeypatch):
@@ -146,10 +161,11 @@ def test_a_queue_that_was_quiet_catches_up_with_no_more_than_can_be_in_hand(monk
         for tag in range(MOST):
             arrive(consumer, "y_true", tag)
         assert len(consumer.take()) == MOST
-    arrive(consumer, "y_true", MOST)
-    for tag in range(MOST + 1):
+    for tag in range(20):
+        arrive(consumer, "y_true", tag)
+    for tag in range(MOST + 20):
         arrive(consumer, "y_pred", tag)
-    assert [delivery.queue for delivery in consumer.take()] == ["y_pred"] * MOST + ["y_true", "y_pred"]
+    assert [delivery.queue for delivery in consumer.take()] == ["y_pred"] * MOST + ["y_true", "y_pred"] * 20
 
 
 def test_what_arrives_at_once_is_handled_together():
