@@ -26,8 +26,8 @@ HEARTBEAT = 30
 #: the nodes of a cluster that was down come back one by one. A connection that held for the longest begins anew.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 
-#: Seconds after which a connection is given up when the queues are not declared by then, or no confirm came that is
-#: due: a queue's process may hang. When the network of a cluster splits, what a node passed on to a queue's leader may
+#: Seconds after which a connection is given up when no answer came, or no confirm that is due: a queue's process may
+#: hang. When the network of a cluster splits, what a node passed on to a queue's leader may
 #: be gone for good: its channel then waits for an answer, reads nothing more, and stays open.
 ANSWER_WITHIN = 30.0
 GOODBYE_WITHIN = 2.0  # seconds that RabbitMQ has to answer when we leave
@@ -62,6 +62,7 @@ class Connector:
                 parameters.heartbeat = HEARTBEAT
         self._connection: Any = None
         self._ready_since: Optional[float] = None
+        self._answered = False  # RabbitMQ has, since it was asked
         self._why_left = ""  # where it was we who closed the connection
         self._pause = FIRST_PAUSE
         self._failures = 0  # how many connections, or tries for one, have ended
@@ -104,12 +105,24 @@ class Connector:
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(lambda *_: self.blocked.over())
-        connection.channel(on_open_callback=self._on_channel)
-        self.loop.call_later(ANSWER_WITHIN, partial(self._leave_if_not_ready, connection))
+        self._answered = False
+        channel = connection.channel(on_open_callback=self._on_channel)
+        self.loop.call_later(ANSWER_WITHIN, partial(self._look, channel))
 
-    def _leave_if_not_ready(self, connection: Any) -> None:
-        if connection is self._connection and self._ready_since is None:
-            self.leave(f"it has not declared the queues for {ANSWER_WITHIN:g} s")
+    def _look(self, channel: Any) -> None:
+        """Leave a channel that did not answer; else ask it again, behind all else that it is asked for."""
+        if channel.connection is not self._connection:
+            return
+        if not self._answered and not self.blocked.reason:  # blocked, it reads nothing
+            self.leave(f"it has answered nothing for {ANSWER_WITHIN:g} s")
+        elif self._answered and channel.is_open:
+            self._answered = False
+            # It is on, and RabbitMQ does no more than say so. (https://www.rabbitmq.com/docs/specification)
+            channel.flow(True, self._on_answer)
+        self.loop.call_later(ANSWER_WITHIN, partial(self._look, channel))
+
+    def _on_answer(self, _active: bool) -> None:
+        self._answered = True
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
@@ -124,6 +137,7 @@ class Connector:
     def _on_declared(self, channel: Any) -> None:
         if channel.is_open:
             log.info("connected to RabbitMQ at %s", self.where)
+            self._answered = True
             self._ready_since = time.monotonic()
             self._on_ready(channel)
 

@@ -20,6 +20,7 @@ import pytest
 from pika.adapters.select_connection import IOLoop
 
 from parts.rabbitmq import worker
+from parts.rabbitmq.depth import ENOUGH
 from support.node import Node, wait_until
 from support.paths import ROOT
 from support.pipeline import Pipeline, Process
@@ -559,32 +560,56 @@ def test_a_wrong_setting_ends_the_script_with_2_where_there_is_no_output_to_writ
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_rabbitmq_that_confirms_nothing_more_is_left_for_another_connection(pipeline: Pipeline, node: Node):
-    """As a cluster's node may do after its network was split: it reads no more, and its heartbeats go on."""
+def test_a_rabbitmq_that_reads_nothing_more_is_left_for_another_connection(pipeline: Pipeline, node: Node):
+    """As a cluster's node may do after its network was split: its heartbeats go on."""
     proxy = Proxy(node.port)
     try:
         settings = {"RABBITMQ_PORT": proxy.port, "INTERVAL": 0.01, "SAMPLES": 300}
-        features = pipeline.start("tests/support/impatient", "features", **settings).says("connected to RabbitMQ")
+        services = {
+            name: pipeline.start("tests/support/impatient", name, **settings).says("connected to RabbitMQ")
+            for name in ("features", "model", "metrics")
+        }
         proxy.deafen()
-        features.says(f"left RabbitMQ at 127.0.0.1:{proxy.port} (it has confirmed nothing for 2 s)", 20)
+        for service in services.values():
+            service.says("left RabbitMQ")
+        assert (
+            f"left RabbitMQ at 127.0.0.1:{proxy.port} (it has confirmed nothing for 2 s)" in services["features"].output
+        )
+        assert (
+            f"left RabbitMQ at 127.0.0.1:{proxy.port} (it has answered nothing for 2 s)" in services["metrics"].output
+        )
         proxy.heal()
-        assert features.says("all 300 samples published and confirmed", 30).ends() == 0
-        pipeline.connected("model")
-        pipeline.connected("metrics")
+        assert services["features"].says("all 300 samples published and confirmed", 30).ends() == 0
         pipeline.wait_for_rows(300)
     finally:
         proxy.close()
 
 
+def in_the_process_of(queue: str, pipeline: Pipeline, node: Node, what: str) -> None:
+    resource = f'rabbit_misc:r(<<"{pipeline.vhost}">>, queue, <<"{queue}">>)'
+    node.ctl("eval", f"{{ok, Queue}} = rabbit_amqqueue:lookup({resource}), sys:{what}(amqqueue:get_pid(Queue)).")
+
+
+def test_a_rabbitmq_that_does_not_tell_how_many_wait_is_left_for_another_connection(pipeline: Pipeline, node: Node):
+    """As where the queue's process hangs: there is nothing to be confirmed then, and no room for more."""
+    features = pipeline.start("tests/support/impatient", "features", INTERVAL=0, SAMPLES=2 * ENOUGH)
+    features.says("waiting for consumers that keep up")
+    in_the_process_of("y_true", pipeline, node, "suspend")
+    features.says(f"left RabbitMQ at 127.0.0.1:{node.port} (it has answered nothing for 2 s)", 20)
+    in_the_process_of("y_true", pipeline, node, "resume")
+    pipeline.connected("model")
+    pipeline.connected("metrics")
+    assert features.ends(60) == 0
+    pipeline.wait_for_rows(2 * ENOUGH)
+
+
 def test_a_rabbitmq_that_does_not_tell_of_a_queue_is_left_for_another_connection(pipeline: Pipeline, node: Node):
     """As where the queue's process hangs."""
     pipeline.waiting("dead_letters")  # it is there
-    resource = f'rabbit_misc:r(<<"{pipeline.vhost}">>, queue, <<"dead_letters">>)'
-    found = f"{{ok, Queue}} = rabbit_amqqueue:lookup({resource})"
-    node.ctl("eval", f"{found}, sys:suspend(amqqueue:get_pid(Queue)).")
+    in_the_process_of("dead_letters", pipeline, node, "suspend")
     model = pipeline.start("tests/support/impatient", "model")
-    model.says(f"left RabbitMQ at 127.0.0.1:{node.port} (it has not declared the queues for 2 s)", 20)
-    node.ctl("eval", f"{found}, sys:resume(amqqueue:get_pid(Queue)).")
+    model.says(f"left RabbitMQ at 127.0.0.1:{node.port} (it has answered nothing for 2 s)", 20)
+    in_the_process_of("dead_letters", pipeline, node, "resume")
     model.says("connected to RabbitMQ", 20)
     pipeline.publish("features", sample("a", [1, 2]))
     assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 3.0)
