@@ -8,6 +8,7 @@ its rows. Both messages of a sample carry its id; RabbitMQ confirms both, or the
 """
 
 import logging
+import math
 from functools import partial
 from textwrap import shorten
 from typing import Callable, Iterator, List, Optional, Tuple
@@ -103,7 +104,8 @@ def main() -> None:
         )
     broker = Broker("features", ["features", "y_true"])
     at_once = 1 if INTERVAL else max(1, min(AT_ONCE, largest) // BATCH_SIZE)
-    broker.produce(published(take, at_once * BATCH_SIZE), INTERVAL, pace=["features", "y_true"])
+    steps = math.ceil(SAMPLES / BATCH_SIZE) if SAMPLES else math.inf
+    broker.produce(published(take, at_once * BATCH_SIZE), steps, INTERVAL, pace=["features", "y_true"])
     broker.every_second(progress.flush)
     try:
         unconfirmed = broker.run()

@@ -72,13 +72,13 @@ class Broker:
         """
         self._consumed, self._handle = queues, handle
 
-    def produce(self, source: Iterator[List[Message]], interval: float, pace: Sequence[str]) -> None:
-        """Publish what `source` makes at each step, every `interval` seconds; after its last, `run` returns.
+    def produce(self, source: Iterator[List[Message]], steps: float, interval: float, pace: Sequence[str]) -> None:
+        """Publish what `source` makes at each of so many steps, every `interval` seconds; then `run` returns.
 
         With an interval of 0, as fast as RabbitMQ confirms, and while the queues `pace` are short. It isn't advanced
         while many messages wait to be confirmed, while RabbitMQ blocks publishers, or without a connection.
         """
-        self._producer.start(source, interval, pace)
+        self._producer.start(source, steps, interval, pace)
 
     def every_second(self, chore: Callable[[], Any]) -> None:
         """Have `chore` called about once a second, connected or not, on the handler's thread. It may raise
@@ -183,7 +183,8 @@ class Broker:
             self._stopping = True
             self._connector.loop.call_later(FINISH_WITHIN, self._close)
             self._connector.connect()  # what is left is worth a last try, at once
-        if (self._stopping or self._producer.exhausted) and not self._unconfirmed() and not self._worker.busy_since:
+        finished = self._stopping or not self._producer.steps_left
+        if finished and not self._unconfirmed() and not self._worker.busy_since:
             self._close()
         self._connector.loop.call_later(service.TICK, self._tick)
 

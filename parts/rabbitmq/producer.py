@@ -3,6 +3,7 @@
 Lives as long as the process: what was not confirmed when a channel was lost is published again on the next one.
 """
 
+import math
 import time
 from collections import deque
 from operator import attrgetter
@@ -22,7 +23,7 @@ class Producer:
     """Publishes what a source makes, step by step; without a source, nothing."""
 
     def __init__(self, connector: Connector) -> None:
-        self.exhausted = False  # the source has no more to make
+        self.steps_left = math.inf  # to make
         self.unconfirmed: Deque[Message] = deque()  # by channels that are gone
         self._connector = connector
         self._source: Optional[Iterator[List[Message]]] = None
@@ -33,8 +34,8 @@ class Producer:
         self._publisher: Optional[Publisher] = None  # it and the next die with their channel
         self._depth: Optional[Depth] = None
 
-    def start(self, source: Iterator[List[Message]], interval: float, pace: Sequence[str]) -> None:
-        self._source, self._interval = source, interval
+    def start(self, source: Iterator[List[Message]], steps: float, interval: float, pace: Sequence[str]) -> None:
+        self._source, self.steps_left, self._interval = source, steps, interval
         self._pace = pace if not interval else ()
 
     def begin(self, publisher: Publisher) -> None:
@@ -77,10 +78,8 @@ class Producer:
                 self._alarm = self._connector.loop.call_later(self._due - now, self.advance)
                 break
             self._due = max(self._due + self._interval, now)
-            step = next(self._source, None)
-            if step is None:
-                self.exhausted = True
-                break
+            step = next(self._source)
+            self.steps_left -= 1
             made += step
             size += sum(len(message.body) for message in step)
             if self._depth:
@@ -90,4 +89,5 @@ class Producer:
     def _has_room(self, publisher: Publisher) -> bool:
         deep = bool(self._depth and self._depth.room <= 0)
         room = publisher.waiting < WINDOW and publisher.unconfirmed_bytes < WINDOW_BYTES and not publisher.refused
-        return room and not (deep or self._connector.blocked.reason or self.exhausted or service.stop.requested)
+        more = self.steps_left and not service.stop.requested
+        return bool(room and more and not (deep or self._connector.blocked.reason))

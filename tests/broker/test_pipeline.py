@@ -55,6 +55,13 @@ def test_a_batch_is_an_array_and_the_last_one_is_as_short_as_it_must_be(pipeline
     assert [item["id"] for _ in range(35) for item in json.loads(pipeline.take("y_true")[1])] == ids
 
 
+def test_features_ends_when_its_last_sample_is_confirmed(pipeline):
+    """Not an interval later, and not when somebody has made room for one more."""
+    assert pipeline.start("features", SAMPLES=1, INTERVAL=600).ends() == 0
+    assert pipeline.start("features", SAMPLES=ENOUGH - 1, INTERVAL=0).ends() == 0
+    assert pipeline.waiting("features") == ENOUGH
+
+
 def test_a_message_comes_every_interval(pipeline):
     process = pipeline.start("features", INTERVAL=0.2)
     for _ in range(5):
