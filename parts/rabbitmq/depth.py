@@ -25,9 +25,9 @@ class Depth:
         self._loop = loop
         self._on_answer = on_answer
         self._waiting: Dict[str, int] = dict.fromkeys(queues, 0)
-        self._asking = False
-        self._had_room = time.monotonic()
+        self._was_short = time.monotonic()
         self._trouble = service.Trouble()
+        self._asking = False
         self.ask()
 
     def ask(self) -> None:
@@ -45,15 +45,16 @@ class Depth:
         if frame.method.queue != list(self._waiting)[-1]:
             return
         self._asking = False
+        deepest = max(self._waiting.values())
         # RabbitMQ may count before it has queued what it was sent earlier; what it has not confirmed may be to come.
-        self.room = ENOUGH - max(self._waiting.values()) - self._publisher.waiting // len(self._waiting)
-        now = time.monotonic()
-        if self.room > 0:
-            self._had_room = now
-            self._trouble.over()
-        else:
+        self.room = ENOUGH - deepest - self._publisher.waiting // len(self._waiting)
+        if self.room <= 0:
             self._loop.call_later(PAUSE, self.ask)
-            if now - self._had_room > PATIENCE:
-                waiting = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in self._waiting.items())
-                self._trouble.is_(f"waiting for consumers that keep up: {waiting}")
+        now = time.monotonic()
+        if deepest < ENOUGH:
+            self._was_short = now
+            self._trouble.over()
+        elif now - self._was_short > PATIENCE:
+            waiting = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in self._waiting.items())
+            self._trouble.is_(f"waiting for consumers that keep up: {waiting}")
         self._on_answer()
