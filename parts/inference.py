@@ -121,9 +121,9 @@ def numbers(answer: Any, n_samples: int) -> np.ndarray:
 
 
 def described(error: BaseException) -> str:
-    """An exception's type and text, whatever its text is."""
+    """An exception's type and text, in one line that is not too long, whatever its text is."""
     try:
-        text = str(error)
+        text = " ".join(str(error).split())[:500]
     except BaseException as another:
         text = f"its text cannot be told, {type(another).__name__}"
     return f"{type(error).__name__}: {text}"

@@ -30,7 +30,7 @@ class Message(NamedTuple):
 def aside(delivery: Delivery, body: bytes, reason: str) -> Message:
     """The message that sets `body`, all or part of a bad delivery, aside unchanged, for a person to look at."""
     reason = " ".join(reason.split())[:500]  # one line, and headers must fit into one frame
-    reason = reason.encode("utf-8", "backslashreplace").decode("utf-8")
+    reason = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in reason)
     return Message(DEAD_LETTERS, body, delivery, {"x-queue": delivery.queue, "x-reason": reason})
 
 

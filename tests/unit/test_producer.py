@@ -3,9 +3,10 @@
 from types import SimpleNamespace
 from typing import Any, List
 
+from parts.rabbitmq.consumer import Delivery
 from parts.rabbitmq.depth import ENOUGH, Depth
 from parts.rabbitmq.producer import Producer
-from parts.rabbitmq.publisher import Message
+from parts.rabbitmq.publisher import Message, aside
 from parts.rabbitmq.wire import PIECE
 from parts.service import Trouble
 
@@ -15,10 +16,10 @@ def produced(steps: int, size: int) -> List[str]:
     published: List[Message] = []
     producer = Producer(SimpleNamespace(blocked=Trouble()))  # type: ignore[arg-type]
     step = [Message("y_true", bytes(size)), Message("features", bytes(size))]
-    producer.start(iter([step] * steps), 0.0, pace=[])
+    producer.start(iter([step] * steps), steps, 0.0, pace=[])
     publisher: Any = SimpleNamespace(publish=published.append, waiting=0, unconfirmed_bytes=0, refused=0)
     producer.begin(publisher)
-    assert producer.exhausted
+    assert not producer.steps_left
     return [message.queue for message in published]
 
 
@@ -42,3 +43,10 @@ def test_what_rabbitmq_has_not_confirmed_counts_as_waiting():
         assert depth.room == 0
         answer(SimpleNamespace(method=SimpleNamespace(queue=queue, message_count=waiting)))
     assert depth.room == ENOUGH - 30 - 50
+
+
+def test_a_reason_is_one_line_of_what_can_be_printed():
+    """Else somebody's message would clear the terminal on which the log is read."""
+    headers = aside(Delivery(1, "y_true", b"", 0.0), b"", "bad \n key \x1b[2J, ж \udcff").headers
+    assert headers
+    assert headers["x-reason"] == r"bad key \x1b[2J, ж \udcff"
