@@ -84,9 +84,12 @@ def encode(ids: Sequence[str], bodies: Sequence[Any], is_batch: bool) -> bytes:
 def offending(raw: bytes, message: Message, faults: Dict[int, str]) -> Iterator[Tuple[bytes, str]]:
     """What of a message is to be set aside, byte for byte, each with its reason.
 
-    That is the whole message where nothing in it is good, else each bad item as it stands in the message.
+    That is the whole message where nothing in it is good, or too much is bad, else each bad item as it stands in the
+    message.
     """
-    if faults and len(faults) == len(message.ids) + len(message.faults):
+    if len(faults) > MOST_FAULTS:
+        yield raw, f"more than {MOST_FAULTS} bad items, the first: {faults[min(faults)]}"
+    elif faults and len(faults) == len(message.ids) + len(message.faults):
         yield raw, faults[0]
     elif faults:
         pieces = SPLITTER.decode(raw)

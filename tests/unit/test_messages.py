@@ -187,6 +187,17 @@ def test_the_reason_says_what_was_found_and_names_the_id(raw, reason):
     assert messages.decode(raw, messages.VALUES).faults[0].endswith(reason)
 
 
+def test_a_batch_on_which_a_model_fails_more_often_than_anybody_looks_at_is_set_aside_whole():
+    faults = {position: f"reason {position}" for position in range(7, 7 + messages.MOST_FAULTS)}
+    raw = b"[" + b",".join([b'{"id":"a","body":[1]}'] * 20_000) + b"]"
+    message = messages.decode(raw, messages.FEATURES)
+    assert len(list(messages.offending(raw, message, faults))) == len(faults)
+    faults[0] = "the first"
+    [(piece, reason)] = messages.offending(raw, message, faults)
+    assert piece == raw
+    assert reason == f"more than {messages.MOST_FAULTS} bad items, the first: the first"
+
+
 def test_a_batch_of_more_bad_items_than_anybody_looks_at_is_set_aside_whole():
     raw = b"[" + b'{"id":"a","body":1},' + b"1," * messages.MOST_FAULTS + b"1]"
     message = messages.decode(raw, messages.VALUES)
