@@ -62,6 +62,8 @@ def listen(handler: Any = _request_stop) -> None:
     """From now on a signal is a request to stop, and what we log is heard; to be called by the main thread."""
     for number in STOP_SIGNALS:
         signal.signal(number, handler)
+    logging.disable(logging.NOTSET)
+    logging.root.setLevel(LOG_LEVEL)
     for logger in logging.root.manager.loggerDict.values():
         logger.disabled = False  # type: ignore[union-attr]
 
