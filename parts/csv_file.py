@@ -3,12 +3,14 @@
 Whatever a user's editor did to the file in between, what is appended begins a line of its own.
 """
 
+import fcntl
 import logging
 import math
 import os
 import re
 import stat
 import time
+from contextlib import suppress
 from typing import Iterator, List, Optional, Tuple
 
 import msgspec
@@ -64,6 +66,8 @@ class CsvFile:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX)  # until it is closed: `make local` and containers may share one CSV
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)

@@ -117,6 +117,8 @@ class Ledger:
         A last line that we did not write to its end is cut off; what else a user left there stays.
         """
         start = recorded
+        if csv.length < recorded:
+            log.warning("%s is shorter than it was: rows that are gone do not come back", self._csv_file)
         if not recorded or csv.length < recorded or not csv.starts_a_line(recorded):
             start = 0
             csv.begin()

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from parts.ledger import Ledger
+from parts.ledger import FORGET_AT_ONCE, Ledger
 from parts.service import counted
 
 log = logging.getLogger("unmatched")
@@ -17,7 +17,7 @@ class Unmatched:
     def __init__(self, ledger: Ledger, ttl: float) -> None:
         self._ledger = ledger
         self._ttl = ttl  # seconds that a half may wait; 0 = for ever
-        self._told = 0, 0
+        self._told = 0, 0, 0.0  # true values, predictions, and the seconds that the oldest had waited
         self._next = 0.0
 
     def look(self) -> None:
@@ -28,9 +28,13 @@ class Unmatched:
         forgotten = self._ledger.forget(self._ttl) if self._ttl else 0
         if forgotten:
             log.warning("forgotten after %g s without their other half: %d", self._ttl, forgotten)
+        if forgotten == FORGET_AT_ONCE:
+            return  # more in a second, before they are counted
         true_values, predictions, age = self._ledger.unmatched()
-        if (true_values, predictions) != self._told and (age > 1 or not age):
-            self._told = true_values, predictions
+        *before, age_before = self._told
+        news = [true_values, predictions] != before and (age > 1 or not age)
+        if news or age > 2 * age_before > 0:
+            self._told = true_values, predictions, age
             oldest = f", the oldest for {age:.0f} s" if age else ""
             waiting = f"{counted(true_values, 'true value')}, {counted(predictions, 'prediction')}"
             log.info("unmatched: %s%s", waiting, oldest)

@@ -1,9 +1,11 @@
 """metrics: the join, its ledger and the CSV, on real files."""
 
 import contextlib
+import fcntl
 import logging
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics import pair
-from parts import csv_file, ledger, state
+from parts import csv_file, ledger, state, unmatched
 from parts.csv_file import is_torn, lines, parse
 from parts.ledger import Known, Ledger, Paired, Values
 from parts.service import NotNow
@@ -348,6 +350,44 @@ def clocks(monkeypatch):
     monkeypatch.setattr(ledger.time, "time", lambda: clocks["time"])
     monkeypatch.setattr(ledger.time, "monotonic", lambda: clocks["monotonic"])
     return clocks
+
+
+def test_what_is_to_be_forgotten_is_forgotten_without_a_pause_and_what_waits_told_again_when_it_is_twice_as_old(
+    files, clocks, monkeypatch, caplog
+):
+    monkeypatch.setattr(unmatched, "FORGET_AT_ONCE", 2)
+    monkeypatch.setattr(ledger, "FORGET_AT_ONCE", 2)
+    caplog.set_level(logging.INFO)
+    filled = ledger_of(files)
+    filled.add([both(sample_id)[0] for sample_id in "abcde"])
+    look = unmatched.Unmatched(filled, 1000.0).look
+    for age in (3, 5, 8, 20, 2000, 2001, 2002):
+        clocks["monotonic"] = 1000.0 + age
+        look()
+    told = "unmatched: 5 true values, 0 predictions, the oldest for {} s".format
+    gone = "forgotten after 1000 s without their other half: {}".format
+    assert caplog.messages == [
+        told(3),
+        told(8),
+        told(20),
+        gone(2),
+        gone(2),
+        gone(1),
+        "unmatched: 0 true values, 0 predictions",
+    ]
+
+
+def test_the_csv_is_locked_while_it_is_open_for_a_transaction(tmp_path):
+    """Another state's metrics, as that of `make local`, would take rows that are half written for torn ones."""
+    first = csv_file.CsvFile(str(tmp_path / "log"))
+    with ThreadPoolExecutor(1) as others:
+        second = others.submit(csv_file.CsvFile, first._path)
+        with open(first._path) as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        first.append(b"a,1.0,1.0,0.0\n")
+        first.close()
+        with contextlib.closing(second.result(20)) as csv:
+            assert csv.length == 14
 
 
 def test_halves_older_than_asked_are_forgotten_and_written_ids_are_not(files, clocks):
