@@ -18,7 +18,7 @@ MOST_RECENT = 10_000  # errors that are kept, to be drawn once more as the recen
 #: (Each is one exact number times or by another, which IEEE 754 rounds to the double nearest to the decimal.)
 DIGITS, POWERS = np.arange(1000.0, 10_000.0), [float(10**power) for power in range(22)]
 STEPS = np.concatenate([[0.0], *(DIGITS / power for power in POWERS[18:0:-1]), *(DIGITS * power for power in POWERS)])
-SMALLEST, LARGEST = STEPS[[1, -1]]  # a smaller error counts as 0, a larger one as unreadable: no sum overflows
+SMALLEST, LARGEST = STEPS[[1, -1]]  # a smaller error counts as 0, a larger one as the largest
 
 
 class Course(NamedTuple):
@@ -52,7 +52,7 @@ class Summary(NamedTuple):
 
     rows: int = 0
     sum: float = 0.0
-    unreadable: int = 0  # lines that are no rows, or whose error is no number from 0 to LARGEST
+    unreadable: int = 0  # lines that are no rows, or whose error is no number from 0 on
     counts: np.ndarray = np.zeros(len(STEPS), dtype=np.int64)  # of the errors at each of STEPS
     course: Course = Course()
     last: np.ndarray = np.empty(0)  # the last errors, at most MOST_RECENT
@@ -80,7 +80,8 @@ def fold(summary: Summary, lines: bytes) -> Summary:
     """The summary with more whole lines of the CSV; its header may be among them."""
     rows = lines.decode("utf-8-sig", "replace").splitlines()  # some editors put a byte order mark first
     errors = np.array([_error(row) for row in rows])
-    good = (errors >= 0) & (errors <= LARGEST)
+    errors = np.minimum(errors, LARGEST)  # so that no sum overflows; NaN stays NaN
+    good = errors >= 0
     bad = [row for row in compress(rows, ~good) if not row.startswith("id,")]
     errors = np.where(errors < SMALLEST, 0.0, errors)[good]
     return Summary(

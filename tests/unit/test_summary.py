@@ -101,8 +101,6 @@ def test_rows_folded_in_pieces_are_summarized_as_if_folded_at_once_and_no_summar
         b"a,1,2,x\n",
         b"a,1,2,\n",
         b"a,1,2,nan\n",
-        b"a,1,2,inf\n",
-        b"a,1,2,1.7e308\n",
         b"a,1,2,-1\n",
         b'"a,1,2,3\n',
         b"\0\n",
@@ -139,6 +137,13 @@ def test_what_is_far_too_small_counts_as_zero():
     summary = fold(Summary(), lines([5e-324, SMALLEST, LARGEST]))
     assert summary.last.tolist() == [0, SMALLEST, LARGEST]
     assert (summary.quantile(0), summary.quantile(1)) == (0, LARGEST)
+
+
+def test_what_is_far_too_large_counts_as_the_largest():
+    """And not as unreadable: the picture would leave out the worst."""
+    summary = fold(Summary(), lines(["inf", 1.7e308, 1.0]))
+    assert (summary.rows, summary.unreadable) == (3, 0)
+    assert summary.last.tolist() == [LARGEST, LARGEST, 1.0]
 
 
 def test_while_there_are_few_rows_none_are_called_recent():
