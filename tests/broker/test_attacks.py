@@ -347,7 +347,7 @@ def test_a_virtual_host_that_is_deleted_is_waited_for(node, pipeline):
 
 def some_seconds(pipeline: Pipeline) -> None:
     """Let a service that tries again every second do so: another one is its clock."""
-    assert pipeline.start("features", SAMPLES=3, INTERVAL=1).ends() == 0
+    assert pipeline.start("features", SAMPLES=4, INTERVAL=1).ends() == 0
 
 
 def test_large_messages_after_many_small_ones_do_not_pile_up_in_metrics_that_cannot_store(node, pipeline):
@@ -581,6 +581,10 @@ def test_a_rabbitmq_that_reads_nothing_more_is_left_for_another_connection(pipel
         proxy.heal()
         assert services["features"].says("all 300 samples published and confirmed", 30).ends() == 0
         pipeline.wait_for_rows(300)
+        so_far = services["metrics"].output.count("left RabbitMQ")
+        some_seconds(pipeline)
+        some_seconds(pipeline)
+        assert services["metrics"].output.count("left RabbitMQ") == so_far  # one that answers
     finally:
         proxy.close()
 
