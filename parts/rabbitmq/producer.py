@@ -51,6 +51,7 @@ class Producer:
     def lose(self) -> None:
         """The channel is gone, and all that it had not confirmed is to be published again."""
         if self._publisher:
+            # At once: what it returned, as from a queue that was deleted, RabbitMQ confirms a moment later.
             own = [message for message in self._publisher.unconfirmed() if message.answers is None]
             self.unconfirmed.extendleft(reversed(own))
         self._publisher = self._depth = None
