@@ -347,7 +347,7 @@ def test_a_virtual_host_that_is_deleted_is_waited_for(node, pipeline):
 
 def some_seconds(pipeline: Pipeline) -> None:
     """Let a service that tries again every second do so: another one is its clock."""
-    assert pipeline.start("features", SAMPLES=4, INTERVAL=1).ends() == 0
+    assert pipeline.start("features", SAMPLES=3, INTERVAL=1.5).ends() == 0
 
 
 def test_large_messages_after_many_small_ones_do_not_pile_up_in_metrics_that_cannot_store(node, pipeline):
