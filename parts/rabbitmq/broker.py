@@ -125,7 +125,7 @@ class Broker:
         if self._consumed and self._publisher and not self._consumer:
             # Not before: what this one has in hand while it is still busy for a connection that is gone, another could
             # begin with.
-            self._consumer = Consumer(self._publisher.channel, self._connector.client, self._consumed, self._work)
+            self._consumer = Consumer(self._publisher.channel, self._connector, self._consumed, self._work)
         consumer = self._consumer
         portion = consumer.take() if consumer else []
         if portion or self._worker.chores_due:

@@ -7,10 +7,12 @@ from functools import partial
 from itertools import count, takewhile
 from typing import Any, Callable, Deque, Dict, List, Sequence, Set
 
+from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
+from parts.rabbitmq.prefetch import FIRST, IN_HAND, MOST, fitting
+from parts.service import counted
+
 #: Bytes that a handler is given at once, whatever the number of messages; at least one message.
 PORTION = 1024 * 1024
-#: Bytes that may be in hand: a message may have 16 MiB, and AMQP's prefetch counts messages only.
-IN_HAND = 32 * 1024 * 1024
 
 #: Seconds that a delivery waits for one of each other queue, so that what belongs together is handled together: the
 #: longest where MANY wait in its queue, or MANY_BYTES of them, with fewer much shorter. Under load this halves the work
@@ -20,26 +22,6 @@ SOME = 0.1  # of many: where fewer wait, to take them alone, until they have cau
 LOOK_AGAIN = 0.002  # seconds; until the next arrival it would not do: halves would go on to pair with the next sample's
 QUIET = 10.0  # seconds without a delivery after which a queue is not waited for
 PAUSE = 1.0  # seconds until what could not be handled is tried again
-
-#: A consumer begins with FIRST deliveries in hand, gets twice QUICK seconds' work where the handler would take less
-#: than QUICK for all it has, and half of what it had where that took more than SLOW. What one replica has in hand no
-#: other can take over, and yet a fast handler is not to wait for RabbitMQ. Measured: of a backlog of 1,000 for 8
-#: replicas of a model of 20 ms, two with a fixed 500 took all, and so each takes its eighth; a model of 50 µs passes
-#: 1.5 times as many with 2,000 in hand as with 100.
-FIRST, MOST = 1, 2000
-QUICK, SLOW = 0.1, 0.4
-
-
-def fitting(prefetch: int, handled: int, seconds: float, size: float) -> int:
-    """How many deliveries to have in hand, after `handled` of `size` bytes each took a handler so many seconds."""
-    seconds = max(seconds, 1e-6)  # some clocks are coarse
-    if seconds > SLOW:
-        return max(1, min(handled, prefetch) // 2)
-    if seconds * prefetch / handled < QUICK:
-        wanted = min(int(2 * QUICK * handled / seconds), int(IN_HAND / 2 / max(size, 1)), MOST)
-        if wanted >= 1.5 * prefetch:  # each change costs something: small ones are not worth it
-            return wanted
-    return prefetch
 
 
 @dataclass(eq=False)
@@ -66,9 +48,11 @@ def patience(waiting: Sequence[Delivery]) -> float:
 class Consumer:
     """Consumes queues on one channel; `on_arrival` is called when there is something to `take`."""
 
-    def __init__(self, channel: Any, client: str, queues: Sequence[str], on_arrival: Callable[[], None]) -> None:
+    def __init__(
+        self, channel: Any, connector: Connector, queues: Sequence[str], on_arrival: Callable[[], None]
+    ) -> None:
         self._channel = channel
-        self._client = client
+        self._connector = connector
         self._on_arrival = on_arrival
         self._prefetch = 0  # as long as nothing is consumed
         self._generation = count(1)  # a consumer's tag must not come again on one channel
@@ -80,6 +64,7 @@ class Consumer:
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
         self._set_prefetch(FIRST)
+        self._connector.loop.call_later(ANSWER_WITHIN, self._ask)
 
     def _set_prefetch(self, prefetch: int) -> None:
         if prefetch == self._prefetch:
@@ -91,7 +76,7 @@ class Consumer:
             self._channel.basic_cancel(tag)
         self._channel.basic_qos(prefetch_count=prefetch)
         for queue in self._arrived:
-            tag = f"{self._client}:{queue}:{next(self._generation)}"
+            tag = f"{self._connector.client}:{queue}:{next(self._generation)}"
             self._channel.basic_consume(queue, partial(self._on_message, queue), consumer_tag=tag)
 
     def _on_message(self, queue: str, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
@@ -140,11 +125,30 @@ class Consumer:
     def _look_in(self, seconds: float) -> None:
         if seconds not in self._looks:
             self._looks.add(seconds)
-            self._channel.connection.ioloop.call_later(seconds, partial(self._look, seconds))
+            self._connector.loop.call_later(seconds, partial(self._look, seconds))
 
     def _look(self, seconds: float) -> None:
         self._looks.remove(seconds)
         self._on_arrival()
+
+    def _ask(self) -> None:
+        """Ask RabbitMQ now and then how many messages it has for us."""
+        if self._channel.is_open:
+            for queue in self._arrived:
+                self._channel.queue_declare(queue, durable=True, callback=self._on_declared)
+            self._connector.loop.call_later(ANSWER_WITHIN, self._ask)
+
+    def _on_declared(self, frame: Any) -> None:
+        """Leave a RabbitMQ that has some, and has delivered none for long though we hold none.
+
+        When the network of a cluster splits, it may lose acknowledgements, and then counts as in our hands what isn't,
+        up to the prefetch. (https://github.com/rabbitmq/rabbitmq-server/issues/15473)
+        """
+        queue, waiting = frame.method.queue, frame.method.message_count
+        silent = time.monotonic() - self._last_arrival[queue] > ANSWER_WITHIN
+        if waiting and silent and not any(delivery.queue == queue for delivery in self._in_hand.values()):
+            kept_back = f"of {counted(waiting, 'message')} in {queue} it has delivered none for {ANSWER_WITHIN:g} s"
+            self._connector.leave(kept_back)
 
     @property
     def holds_any(self) -> bool:

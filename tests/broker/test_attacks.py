@@ -618,3 +618,30 @@ def test_a_rabbitmq_that_does_not_tell_of_a_queue_is_left_for_another_connection
     pipeline.publish("features", sample("a", [1, 2]))
     assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 3.0)
     assert model.stop() < 5
+
+
+def test_a_rabbitmq_that_delivers_none_of_what_waits_is_left_for_another_connection(pipeline: Pipeline, node: Node):
+    """As it does after a cluster's network was split, with acknowledgements lost: it counts what is done as in hand."""
+    model = pipeline.start("tests/support/impatient", "model", LOSE_ACKS=1, SECONDS=0.2, **SLOW).says("connected to RabbitMQ")
+    for sample_id in "abc":
+        pipeline.publish("features", sample(sample_id, [1, 2]))
+    model.says("in features it has delivered none for 2 s)", 20).says("connected to RabbitMQ", 20)
+    answers = [json.loads(pipeline.take("y_pred")[1])["id"] for _ in range(4)]
+    assert answers == ["a", "a", "b", "c"]  # whose acknowledgement was lost comes again
+    assert model.stop() < 5
+    assert f"left RabbitMQ at 127.0.0.1:{node.port} (of 2 messages in features" in model.output
+
+
+def test_a_rabbitmq_whose_messages_wait_for_a_service_at_work_is_not_left(pipeline: Pipeline):
+    pipeline.csv.mkdir(parents=True)
+    metrics = pipeline.start("tests/support/impatient", "metrics").says("connected to RabbitMQ")
+    for sample_id in "abc":
+        for queue in ("y_true", "y_pred"):
+            pipeline.publish(queue, sample(sample_id, 1))
+    metrics.says("cannot store")
+    some_seconds(pipeline)
+    some_seconds(pipeline)
+    pipeline.csv.rmdir()
+    pipeline.wait_for_rows(3)
+    assert metrics.stop() < 5
+    assert "left RabbitMQ" not in metrics.output

@@ -2,28 +2,15 @@
 
 import time
 from types import SimpleNamespace
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 from pika.adapters.select_connection import IOLoop
 
-from parts.rabbitmq.consumer import (
-    FIRST,
-    IN_HAND,
-    LONGEST,
-    MANY,
-    MANY_BYTES,
-    MOST,
-    PAUSE,
-    QUIET,
-    SLOW,
-    SOME,
-    Consumer,
-    Delivery,
-    fitting,
-    patience,
-)
+from parts.rabbitmq.connection import ANSWER_WITHIN
+from parts.rabbitmq.consumer import LONGEST, MANY, MANY_BYTES, PAUSE, QUIET, SOME, Consumer, Delivery, patience
+from parts.rabbitmq.prefetch import FIRST, IN_HAND, MOST, SLOW, fitting
 from parts.rabbitmq.worker import LONG, Worker
 
 SIZES = st.floats(1, 16 * 2**20)
@@ -65,7 +52,7 @@ def test_few_that_wait_are_soon_handled_and_many_wait_for_what_belongs_to_them()
 
 
 class Channel:
-    """One that takes all that a consumer says to it, and keeps the timers that it sets."""
+    """One that takes all that a consumer says to it and its connector, and keeps the timers that it sets."""
 
     consumer_tags = ()
 
@@ -76,8 +63,9 @@ class Channel:
     def basic_ack(self, tag: int, multiple: bool) -> None:
         self.acknowledged.append((tag, multiple))
 
-    def call_later(self, _seconds: float, then: Callable[[], None]) -> None:
-        self.timers.append(then)
+    def call_later(self, seconds: float, then: Callable[[], None]) -> None:
+        if seconds < ANSWER_WITHIN:
+            self.timers.append(then)
 
     def __getattr__(self, _name: str) -> Any:
         return self
@@ -86,12 +74,16 @@ class Channel:
         return self
 
 
+def consumer_of(channel: Any, queues: Sequence[str], on_arrival: Callable[[], None]) -> Consumer:
+    return Consumer(channel, channel, queues, on_arrival)
+
+
 def arrive(consumer: Consumer, queue: str, tag: int) -> None:
     consumer._on_message(queue, None, SimpleNamespace(delivery_tag=tag), None, b"")
 
 
 def test_a_backlog_of_one_queue_alone_does_not_wait_for_the_other(monkeypatch):
-    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+    consumer = consumer_of(Channel(), ["y_true", "y_pred"], lambda: None)
     arrive(consumer, "y_true", 1)
     assert not consumer.take()
     arrive(consumer, "y_pred", 2)
@@ -105,7 +97,7 @@ def test_a_backlog_of_one_queue_alone_does_not_wait_for_the_other(monkeypatch):
 def test_what_has_waited_long_enough_is_handled_though_nothing_more_arrives(monkeypatch):
     """Else a prediction that has missed its true value would go with the next sample's, and so would all after it."""
     channel, taken = Channel(), []
-    consumer = Consumer(channel, "test", ["y_true", "y_pred"], lambda: taken.extend(consumer.take()))
+    consumer = consumer_of(channel, ["y_true", "y_pred"], lambda: taken.extend(consumer.take()))
     arrive(consumer, "y_pred", 1)
     channel.timers.pop()()
     assert not taken
@@ -119,7 +111,7 @@ def test_what_has_waited_long_enough_is_handled_though_nothing_more_arrives(monk
 def test_a_queue_that_fell_behind_catches_up_where_some_wait_in_it(monkeypatch):
     """Else what belongs together, as many deliveries apart for ever, would never be handled together again."""
     some = int(SOME * MANY)
-    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+    consumer = consumer_of(Channel(), ["y_true", "y_pred"], lambda: None)
 
     def taken(y_true: int, y_pred: int) -> str:
         """What is taken, each as the first letter of its value, when so many have come."""
@@ -140,7 +132,7 @@ def test_a_queue_that_fell_behind_catches_up_where_some_wait_in_it(monkeypatch):
 
 
 def test_what_is_put_back_was_not_taken(monkeypatch):
-    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+    consumer = consumer_of(Channel(), ["y_true", "y_pred"], lambda: None)
     now = time.monotonic() + QUIET
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for tag in range(20):
@@ -154,7 +146,7 @@ def test_what_is_put_back_was_not_taken(monkeypatch):
 
 
 def test_a_queue_that_was_quiet_catches_up_with_no_more_than_can_be_in_hand(monkeypatch):
-    consumer = Consumer(Channel(), "test", ["y_true", "y_pred"], lambda: None)
+    consumer = consumer_of(Channel(), ["y_true", "y_pred"], lambda: None)
     now = time.monotonic() + QUIET
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for _ in range(2):
@@ -171,7 +163,7 @@ def test_a_queue_that_was_quiet_catches_up_with_no_more_than_can_be_in_hand(monk
 def test_what_arrives_at_once_is_handled_together():
     """Begun with at the first of them, the handler would be called twice, and for one message alone."""
     channel, taken = Channel(), []
-    consumer = Consumer(channel, "test", ["features"], lambda: taken.append(len(consumer.take())))
+    consumer = consumer_of(channel, ["features"], lambda: taken.append(len(consumer.take())))
     for _ in range(2):
         for tag in (1, 2, 3):
             arrive(consumer, "features", tag)
@@ -186,7 +178,7 @@ def test_what_arrives_at_once_is_handled_together():
 def test_what_is_done_does_not_keep_the_queue_waited_for_from_delivering():
     """Acknowledged with all before it, it would wait for what waits for that queue: until the patience was over."""
     channel = Channel()
-    consumer = Consumer(channel, "test", ["y_true", "y_pred"], lambda: None)
+    consumer = consumer_of(channel, ["y_true", "y_pred"], lambda: None)
     for tag in (1, 2, 3):
         arrive(consumer, "y_true", tag)
     for tag in (4, 5):
