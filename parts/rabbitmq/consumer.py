@@ -69,19 +69,18 @@ class Consumer:
     def _set_prefetch(self, prefetch: int) -> None:
         if prefetch == self._prefetch:
             return
-        # It holds for consumers that are started after it. What is on its way to the old ones, pika gives back.
-        # (https://www.rabbitmq.com/docs/consumer-prefetch)
+        # It holds for consumers that are started after it. (https://www.rabbitmq.com/docs/consumer-prefetch)
         self._prefetch = prefetch
-        for tag in self._channel.consumer_tags:
-            self._channel.basic_cancel(tag)
+        connection = self._channel.connection
+        connection.cancel(self._channel)
         self._channel.basic_qos(prefetch_count=prefetch)
         for queue in self._arrived:
             tag = f"{self._connector.client}:{queue}:{next(self._generation)}"
-            self._channel.basic_consume(queue, partial(self._on_message, queue), consumer_tag=tag)
+            connection.consume(self._channel, queue, tag, partial(self._on_delivery, queue))
 
-    def _on_message(self, queue: str, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+    def _on_delivery(self, queue: str, tag: int, body: bytes) -> None:
         now = self._last_arrival[queue] = time.monotonic()
-        delivery = self._in_hand[method.delivery_tag] = Delivery(method.delivery_tag, queue, body, now)
+        delivery = self._in_hand[tag] = Delivery(tag, queue, body, now)
         self._arrived[queue].append(delivery)
         self._bytes += len(body)
         if self._bytes > IN_HAND:

@@ -11,7 +11,6 @@ import pika
 
 from parts import service
 from parts.rabbitmq.consumer import Delivery
-from parts.rabbitmq.wire import Reused
 
 DEAD_LETTERS = "dead_letters"
 
@@ -98,7 +97,7 @@ class Publisher:
         properties = _properties(self._app_id, int(time.time()), tuple((message.headers or {}).items()))
         # Mandatory: a message for a queue that someone deleted comes back instead of being confirmed
         # and gone. (https://www.rabbitmq.com/docs/publishers#unroutable)
-        self.channel.basic_publish("", message.queue, message.body, properties, mandatory=True)
+        self.channel.connection.publish(self.channel, message.queue, properties, message.body)
 
     def tend(self) -> None:
         """Try those again, and only those, that RabbitMQ refused, after a pause; to be called now and then."""
@@ -130,12 +129,13 @@ class Publisher:
         self._on_confirmed(messages)
 
 
-@lru_cache(maxsize=1)  # most of a second are the same; to make and encode them is a fifth of what it takes to publish
-def _properties(app_id: str, timestamp: int, headers: Tuple[Tuple[str, str], ...]) -> Reused:
-    return Reused(
+@lru_cache(maxsize=1)  # most of a second are the same
+def _properties(app_id: str, timestamp: int, headers: Tuple[Tuple[str, str], ...]) -> bytes:
+    properties = pika.BasicProperties(
         content_type="application/json",
         delivery_mode=pika.DeliveryMode.Persistent.value,
         app_id=app_id,
         timestamp=timestamp,
         headers=dict(headers) or None,
     )
+    return b"".join(properties.encode())

@@ -622,7 +622,9 @@ def test_a_rabbitmq_that_does_not_tell_of_a_queue_is_left_for_another_connection
 
 def test_a_rabbitmq_that_delivers_none_of_what_waits_is_left_for_another_connection(pipeline: Pipeline, node: Node):
     """As it does after a cluster's network was split, with acknowledgements lost: it counts what is done as in hand."""
-    model = pipeline.start("tests/support/impatient", "model", LOSE_ACKS=1, SECONDS=0.2, **SLOW).says("connected to RabbitMQ")
+    model = pipeline.start("tests/support/impatient", "model", LOSE_ACKS=1, SECONDS=0.2, **SLOW).says(
+        "connected to RabbitMQ"
+    )
     for sample_id in "abc":
         pipeline.publish("features", sample(sample_id, [1, 2]))
     model.says("in features it has delivered none for 2 s)", 20).says("connected to RabbitMQ", 20)

@@ -1,7 +1,6 @@
 """How much a consumer has in hand, and how long what has arrived waits for what belongs to it."""
 
 import time
-from types import SimpleNamespace
 from typing import Any, Callable, List, Sequence, Tuple
 
 from hypothesis import given
@@ -79,7 +78,7 @@ def consumer_of(channel: Any, queues: Sequence[str], on_arrival: Callable[[], No
 
 
 def arrive(consumer: Consumer, queue: str, tag: int) -> None:
-    consumer._on_message(queue, None, SimpleNamespace(delivery_tag=tag), None, b"")
+    consumer._on_delivery(queue, tag, b"")
 
 
 def test_a_backlog_of_one_queue_alone_does_not_wait_for_the_other(monkeypatch):
