@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
-from typing import Any, Callable, Deque, Dict, List, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
 
 from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
 from parts.rabbitmq.prefetch import FIRST, IN_HAND, MOST, fitting
@@ -63,8 +63,11 @@ class Consumer:
         self._in_hand: Dict[int, Delivery] = OrderedDict()  # by delivery tag
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
+        self._held_back_since: Dict[str, Optional[float]] = dict.fromkeys(queues)  # the last arrival before that
+        channel.add_on_close_callback(self._end)
         self._set_prefetch(FIRST)
-        self._connector.loop.call_later(ANSWER_WITHIN, self._ask)
+        for queue in queues:
+            self._connector.loop.call_later(ANSWER_WITHIN, partial(self._ask, queue))
 
     def _set_prefetch(self, prefetch: int) -> None:
         if prefetch == self._prefetch:
@@ -130,24 +133,29 @@ class Consumer:
         self._looks.remove(seconds)
         self._on_arrival()
 
-    def _ask(self) -> None:
-        """Ask RabbitMQ now and then how many messages it has for us."""
+    def _ask(self, queue: str) -> None:
+        """Ask RabbitMQ how many messages wait in a queue; one that was deleted is there again."""
         if self._channel.is_open:
-            for queue in self._arrived:
-                self._channel.queue_declare(queue, durable=True, callback=self._on_declared)
-            self._connector.loop.call_later(ANSWER_WITHIN, self._ask)
+            self._channel.queue_declare(queue, durable=True, callback=partial(self._on_declared, queue))
 
-    def _on_declared(self, frame: Any) -> None:
-        """Leave a RabbitMQ that has some, and has delivered none for long though we hold none.
+    def _on_declared(self, queue: str, frame: Any) -> None:
+        """Leave a RabbitMQ that had some for us when it was last asked, has some now, and has delivered none meanwhile.
 
-        When the network of a cluster splits, it may lose acknowledgements, and then counts as in our hands what isn't,
-        up to the prefetch. (https://github.com/rabbitmq/rabbitmq-server/issues/15473)
+        After a split of a cluster's network it may count as in our hands what we have acknowledged, and when that is
+        all that we may have, it delivers no more. (https://github.com/rabbitmq/rabbitmq-server/issues/15473)
         """
-        queue, waiting = frame.method.queue, frame.method.message_count
-        silent = time.monotonic() - self._last_arrival[queue] > ANSWER_WITHIN
-        if waiting and silent and not any(delivery.queue == queue for delivery in self._in_hand.values()):
-            kept_back = f"of {counted(waiting, 'message')} in {queue} it has delivered none for {ANSWER_WITHIN:g} s"
-            self._connector.leave(kept_back)
+        waiting = frame.method.message_count
+        held_back = waiting and not any(delivery.queue == queue for delivery in self._in_hand.values())
+        if held_back and self._held_back_since[queue] == self._last_arrival[queue]:
+            self._connector.leave(f"it delivers none of {counted(waiting, 'message')} in {queue}")
+        self._held_back_since[queue] = self._last_arrival[queue] if held_back else None
+        self._connector.loop.call_later(ANSWER_WITHIN, partial(self._ask, queue))
+
+    def _end(self, *_: Any) -> None:
+        """The channel is gone, and what it delivered will come again."""
+        self._in_hand.clear()
+        for queue in self._arrived.values():
+            queue.clear()
 
     @property
     def holds_any(self) -> bool:

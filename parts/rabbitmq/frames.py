@@ -1,4 +1,6 @@
-"""Messages as the frames that they are on the wire, where pika takes long: its objects for these cost a sixth of all.
+"""Messages as the frames that they are on the wire, without the objects that pika makes of each.
+
+These were a sixth of the processor's work for a sample in messages of its own, RabbitMQ's included.
 
 A message is its method's frame, its header's with size and properties, and its body's, which may be several. A frame is
 its kind, channel and size, so many bytes, and an end byte. (AMQP 0-9-1, 2.3.5 and 4.2,
@@ -12,7 +14,7 @@ from typing import NamedTuple, Optional
 from pika import frame, spec
 
 START = struct.Struct(">BHI")  # of a frame
-HEADER = struct.Struct(">HxxQ")  # the size of the body, then come the properties
+HEADER = struct.Struct(">HxxQ")  # of its payload: the class and the size of the body; then come the properties
 DELIVER = spec.Basic.Deliver.INDEX.to_bytes(4, "big")  # what a delivery's method begins with
 END = bytes([spec.FRAME_END])
 

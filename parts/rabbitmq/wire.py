@@ -57,13 +57,17 @@ class Connection(pika.SelectConnection):
         self._on_delivery: Dict[bytes, OnDelivery] = {}  # by consumer tag
         super().__init__(*args, **kwargs)
 
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        self._on_delivery.clear()  # what comes until RabbitMQ has answered is for nobody
+        super().close(*args, **kwargs)
+
     def abort(self) -> None:
         """End it where the other side does not answer its close, because it reads nothing any more."""
         if self.is_closing:
             self._terminate_stream(ConnectionError("no answer to the goodbye"))
 
     def publish(self, channel: Any, queue: str, properties: bytes, body: bytes) -> None:
-        """Publish a mandatory message to a queue, as `channel.basic_publish` does; its properties are encoded."""
+        """Publish a mandatory message to a queue, its properties encoded, on a channel that is open."""
         self._adapter_emit_data(
             frames.of_message(channel.channel_number, queue, properties, body, self._body_max_length)
         )

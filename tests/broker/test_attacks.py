@@ -627,11 +627,11 @@ def test_a_rabbitmq_that_delivers_none_of_what_waits_is_left_for_another_connect
     )
     for sample_id in "abc":
         pipeline.publish("features", sample(sample_id, [1, 2]))
-    model.says("in features it has delivered none for 2 s)", 20).says("connected to RabbitMQ", 20)
+    model.says("left RabbitMQ", 20).says("connected to RabbitMQ", 20)
     answers = [json.loads(pipeline.take("y_pred")[1])["id"] for _ in range(4)]
     assert answers == ["a", "a", "b", "c"]  # whose acknowledgement was lost comes again
     assert model.stop() < 5
-    assert f"left RabbitMQ at 127.0.0.1:{node.port} (of 2 messages in features" in model.output
+    assert f"left RabbitMQ at 127.0.0.1:{node.port} (it delivers none of 2 messages in features)" in model.output
 
 
 def test_a_rabbitmq_whose_messages_wait_for_a_service_at_work_is_not_left(pipeline: Pipeline):

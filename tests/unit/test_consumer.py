@@ -1,6 +1,7 @@
 """How much a consumer has in hand, and how long what has arrived waits for what belongs to it."""
 
 import time
+from types import SimpleNamespace
 from typing import Any, Callable, List, Sequence, Tuple
 
 from hypothesis import given
@@ -192,6 +193,41 @@ def test_what_is_done_does_not_keep_the_queue_waited_for_from_delivering():
     portion = consumer.take()
     consumer.handled(portion, 0.001)
     assert channel.acknowledged[3:] == [(6, True)]
+
+
+def test_a_rabbitmq_is_left_that_held_messages_back_twice_while_it_delivered_none_and_we_had_none():
+    """Once is not enough: it may count before it delivers in turn for what has just been acknowledged."""
+    left: List[str] = []
+    channel = Channel()
+    channel.leave = left.append  # type: ignore[attr-defined]
+    consumer = consumer_of(channel, ["y_true", "y_pred"], lambda: None)
+
+    def told(queue: str, waiting: int) -> List[str]:
+        consumer._on_declared(queue, SimpleNamespace(method=SimpleNamespace(message_count=waiting)))
+        return left
+
+    assert not told("y_true", 7)
+    arrive(consumer, "y_true", 1)
+    assert not told("y_true", 7)  # we have one
+    consumer.done([consumer._in_hand[1]])
+    assert not told("y_true", 7)
+    assert not told("y_pred", 7)
+    assert not told("y_true", 0)
+    assert not told("y_true", 7)
+    assert told("y_true", 8) == ["it delivers none of 8 messages in y_true"]
+
+
+def test_nothing_is_kept_of_a_channel_that_is_gone():
+    """Its timers keep the consumer for a while, and a hand may be 32 MiB."""
+    channel = Channel()
+    when_closed: List[Callable[..., None]] = []
+    channel.add_on_close_callback = when_closed.append  # type: ignore[attr-defined]
+    consumer = consumer_of(channel, ["y_true", "y_pred"], lambda: None)
+    arrive(consumer, "y_true", 1)
+    [end] = when_closed
+    end(channel, ConnectionError())
+    assert not consumer.holds_any
+    assert not consumer._in_hand
 
 
 def test_a_call_that_does_not_end_is_told(caplog):

@@ -118,3 +118,13 @@ def test_what_comes_for_a_consumer_that_is_cancelled_is_given_back():
     deliveries.receive(delivered(2, b"2", "old") + delivered(3, b"3", "new"))
     assert deliveries.found == [(1, b"1"), (3, b"3")]
     assert deliveries.rejected == [2]
+
+
+def test_what_comes_after_the_goodbye_is_for_nobody():
+    deliveries = Deliveries()
+    deliveries.consume(CONSUMER)
+    deliveries.connection._set_connection_state(pika.connection.Connection.CONNECTION_OPEN)
+    deliveries.connection._opened = True
+    deliveries.connection.close()
+    deliveries.receive(delivered(1, b"1"))
+    assert not deliveries.found
