@@ -53,6 +53,7 @@ class Connector:
         self.loop = IOLoop()
         self.closing = False
         self.blocked = Trouble()  # RabbitMQ takes nothing from publishers
+        self.on_depth: Optional[Callable[[str, int], None]] = None  # called now and then with a queue and its depth
         self._queues = queues
         self._on_ready, self._on_lost = on_ready, on_lost
         self._hosts: Deque[Any] = deque(hosts())
@@ -117,28 +118,28 @@ class Connector:
         if not self._answered and not self.blocked.reason:  # blocked, it reads nothing
             self.leave(f"it has answered nothing for {ANSWER_WITHIN:g} s")
         elif self._answered and channel.is_open:
-            self._answered = False
-            # It is on, and RabbitMQ does no more than say so. (https://www.rabbitmq.com/docs/specification)
-            channel.flow(True, self._on_answer)
+            self._ask(channel)
         self.loop.call_later(ANSWER_WITHIN, partial(self._look, channel))
-
-    def _on_answer(self, _active: bool) -> None:
-        self._answered = True
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(lambda _: self.leave("a queue was deleted or moved"))
         channel.add_on_return_callback(lambda *_: self.leave("a queue was deleted"))
-        *others, last = self._queues
-        for queue in others:
-            channel.queue_declare(queue, durable=True)
-        # RabbitMQ works through a channel in order: when it answers this, all the queues are there.
-        channel.queue_declare(last, durable=True, callback=lambda _: self._on_declared(channel))
+        self._ask(channel)
 
-    def _on_declared(self, channel: Any) -> None:
-        if channel.is_open:
+    def _ask(self, channel: Any) -> None:
+        """Declare the queues: those that aren't there are made, and RabbitMQ tells how many messages wait in each."""
+        self._answered = False
+        for queue in self._queues:
+            channel.queue_declare(queue, durable=True, callback=partial(self._on_declared, channel))
+
+    def _on_declared(self, channel: Any, frame: Any) -> None:
+        # RabbitMQ works through a channel in order: when it answers for the last queue, all are there.
+        self._answered = frame.method.queue == self._queues[-1]
+        if self.on_depth:
+            self.on_depth(frame.method.queue, frame.method.message_count)
+        elif self._ready_since is None and self._answered and channel.is_open:
             log.info("connected to RabbitMQ at %s", self.where)
-            self._answered = True
             self._ready_since = time.monotonic()
             self._on_ready(channel)
 
@@ -176,6 +177,7 @@ class Connector:
             if time.monotonic() - self._ready_since > LONGEST_PAUSE:
                 self._pause = FIRST_PAUSE
             self._ready_since = None
+            self.on_depth = None
             self._on_lost(reason)
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count, takewhile
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
 
-from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
+from parts.rabbitmq.connection import Connector
 from parts.rabbitmq.prefetch import FIRST, IN_HAND, MOST, fitting
 from parts.service import counted
 
@@ -64,26 +64,25 @@ class Consumer:
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
         self._held_back_since: Dict[str, Optional[float]] = dict.fromkeys(queues)  # the last arrival before that
-        channel.add_on_close_callback(self._end)
+        connector.on_depth = self._on_depth
         self._set_prefetch(FIRST)
-        for queue in queues:
-            self._connector.loop.call_later(ANSWER_WITHIN, partial(self._ask, queue))
 
     def _set_prefetch(self, prefetch: int) -> None:
         if prefetch == self._prefetch:
             return
-        # It holds for consumers that are started after it. (https://www.rabbitmq.com/docs/consumer-prefetch)
+        # It holds for consumers that are started after it. What is on its way to the old ones, pika gives back.
+        # (https://www.rabbitmq.com/docs/consumer-prefetch)
         self._prefetch = prefetch
-        connection = self._channel.connection
-        connection.cancel(self._channel)
+        for tag in self._channel.consumer_tags:
+            self._channel.basic_cancel(tag)
         self._channel.basic_qos(prefetch_count=prefetch)
         for queue in self._arrived:
             tag = f"{self._connector.client}:{queue}:{next(self._generation)}"
-            connection.consume(self._channel, queue, tag, partial(self._on_delivery, queue))
+            self._channel.basic_consume(queue, partial(self._on_message, queue), consumer_tag=tag)
 
-    def _on_delivery(self, queue: str, tag: int, body: bytes) -> None:
+    def _on_message(self, queue: str, _channel: Any, deliver: Any, _properties: Any, body: bytes) -> None:
         now = self._last_arrival[queue] = time.monotonic()
-        delivery = self._in_hand[tag] = Delivery(tag, queue, body, now)
+        delivery = self._in_hand[deliver.delivery_tag] = Delivery(deliver.delivery_tag, queue, body, now)
         self._arrived[queue].append(delivery)
         self._bytes += len(body)
         if self._bytes > IN_HAND:
@@ -133,29 +132,16 @@ class Consumer:
         self._looks.remove(seconds)
         self._on_arrival()
 
-    def _ask(self, queue: str) -> None:
-        """Ask RabbitMQ how many messages wait in a queue; one that was deleted is there again."""
-        if self._channel.is_open:
-            self._channel.queue_declare(queue, durable=True, callback=partial(self._on_declared, queue))
-
-    def _on_declared(self, queue: str, frame: Any) -> None:
+    def _on_depth(self, queue: str, waiting: int) -> None:
         """Leave a RabbitMQ that had some for us when it was last asked, has some now, and has delivered none meanwhile.
 
         After a split of a cluster's network it may count as in our hands what we have acknowledged, and when that is
         all that we may have, it delivers no more. (https://github.com/rabbitmq/rabbitmq-server/issues/15473)
         """
-        waiting = frame.method.message_count
-        held_back = waiting and not any(delivery.queue == queue for delivery in self._in_hand.values())
+        held_back = queue in self._arrived and waiting and queue not in {each.queue for each in self._in_hand.values()}
         if held_back and self._held_back_since[queue] == self._last_arrival[queue]:
             self._connector.leave(f"it delivers none of {counted(waiting, 'message')} in {queue}")
         self._held_back_since[queue] = self._last_arrival[queue] if held_back else None
-        self._connector.loop.call_later(ANSWER_WITHIN, partial(self._ask, queue))
-
-    def _end(self, *_: Any) -> None:
-        """The channel is gone, and what it delivered will come again."""
-        self._in_hand.clear()
-        for queue in self._arrived.values():
-            queue.clear()
 
     @property
     def holds_any(self) -> bool:

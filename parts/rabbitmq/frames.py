@@ -23,8 +23,9 @@ class Delivered(NamedTuple):
     """A message that was delivered; nobody looks at its properties."""
 
     size: int  # bytes of all its frames
-    consumer: bytes
-    tag: int
+    channel: int
+    consumer_tag: str
+    delivery_tag: int
     body: bytes
 
 
@@ -39,7 +40,8 @@ def delivery(data: bytes) -> Optional[Delivered]:
     """The delivery with which the data begin, where it is there whole and its body in one frame; else it is pika's."""
     if data[7:11] != DELIVER or data[0] != spec.FRAME_METHOD:
         return None
-    header = START.unpack_from(data)[2] + 8
+    _, channel, size = START.unpack_from(data)
+    header = size + 8
     if len(data) < header + START.size + HEADER.size:
         return None
     kind, _, size = START.unpack_from(data, header)
@@ -52,7 +54,8 @@ def delivery(data: bytes) -> Optional[Delivered]:
     if kind != spec.FRAME_BODY or size != body_size:
         return None
     tag = 12 + data[11]
-    return Delivered(end, data[12:tag], int.from_bytes(data[tag : tag + 8], "big"), data[body + START.size : end - 1])
+    consumer_tag, delivery_tag = data[12:tag].decode(), int.from_bytes(data[tag : tag + 8], "big")
+    return Delivered(end, channel, consumer_tag, delivery_tag, data[body + START.size : end - 1])
 
 
 def _frame(kind: int, channel: int, payload: bytes) -> bytes:

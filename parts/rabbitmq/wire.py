@@ -2,8 +2,8 @@
 
 import logging
 import socket
-from functools import partial
-from typing import Any, Callable, Dict, List
+from contextlib import suppress
+from typing import Any, Callable, List
 
 import pika
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
@@ -15,34 +15,21 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 PIECE = 64 * 1024  # bytes that go to the socket at once while there is more to send
 
-OnDelivery = Callable[[int, bytes], None]  # called with a delivery's tag and body
 
-
-class Unread(pika.BasicProperties):
-    """A delivery's properties and headers, read when somebody looks at one; none where pika cannot read them.
+class Readable(pika.BasicProperties):
+    """A message's properties and headers, but none where pika cannot read them.
 
     Where they hold a time beyond the year 9999 (a client counted milliseconds) or tables in tables without end, pika
     would give the connection up, and the message would come again for ever.
     """
 
-    def __init__(self) -> None:
-        pass  # what pika sets here is looked for in vain, and so found below
-
-    def decode(self, encoded: bytes, offset: int = 0) -> "Unread":
-        self._encoded = encoded[offset:]
+    def decode(self, encoded: bytes, offset: int = 0) -> "Readable":
+        with suppress(Exception):  # whatever pika makes of it
+            super().decode(encoded, offset)
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        found = pika.BasicProperties()
-        try:
-            found.decode(self.__dict__.pop("_encoded", b""))
-        except Exception:  # whatever pika makes of it
-            found = pika.BasicProperties()
-        self.__dict__ = {**vars(found), **vars(self)}
-        return getattr(found, name)
 
-
-pika.spec.props[pika.BasicProperties.INDEX] = Unread
+pika.spec.props[pika.BasicProperties.INDEX] = Readable
 
 
 class Connection(pika.SelectConnection):
@@ -54,12 +41,7 @@ class Connection(pika.SelectConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._held: List[bytes] = []
         self._held_bytes = 0
-        self._on_delivery: Dict[bytes, OnDelivery] = {}  # by consumer tag
         super().__init__(*args, **kwargs)
-
-    def close(self, *args: Any, **kwargs: Any) -> None:
-        self._on_delivery.clear()  # what comes until RabbitMQ has answered is for nobody
-        super().close(*args, **kwargs)
 
     def abort(self) -> None:
         """End it where the other side does not answer its close, because it reads nothing any more."""
@@ -72,21 +54,14 @@ class Connection(pika.SelectConnection):
             frames.of_message(channel.channel_number, queue, properties, body, self._body_max_length)
         )
 
-    def consume(self, channel: Any, queue: str, tag: str, on_delivery: OnDelivery) -> None:
-        """Consume a queue, as `channel.basic_consume` does; deliveries' properties are not read."""
-        self._on_delivery[tag.encode()] = on_delivery
-        channel.basic_consume(queue, partial(_pass_on, on_delivery), consumer_tag=tag)
-
-    def cancel(self, channel: Any) -> None:
-        """End all that is consumed; what is on its way, pika gives back."""
-        self._on_delivery.clear()
-        for tag in channel.consumer_tags:
-            channel.basic_cancel(tag)
-
     def _read_frame(self) -> Any:  # pika's place to take a frame from the buffer
-        while (found := frames.delivery(self._frame_buffer)) and (on_delivery := self._on_delivery.get(found.consumer)):
+        while found := frames.delivery(self._frame_buffer):
+            channel = self._channels.get(found.channel)
+            on_message = channel and channel._consumers.get(found.consumer_tag)
+            if not on_message:
+                break  # cancelled: pika gives it back
             self._trim_frame_buffer(found.size)
-            on_delivery(found.tag, found.body)
+            on_message(channel, found, None, found.body)
         return super()._read_frame()
 
     def _adapter_emit_data(self, data: bytes) -> None:  # pika's place for an adapter to write
@@ -102,10 +77,6 @@ class Connection(pika.SelectConnection):
         self._held, self._held_bytes = [], 0
         if data and self._transport:  # else the connection is gone
             super()._adapter_emit_data(data)
-
-
-def _pass_on(on_delivery: OnDelivery, _channel: Any, deliver: Any, _properties: Any, body: bytes) -> None:
-    on_delivery(deliver.delivery_tag, body)
 
 
 class UsableAddresses(SelectorIOServicesAdapter):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pika.channel
 
-from parts.rabbitmq import broker, connection, consumer
+from parts.rabbitmq import broker, connection
 
 acknowledge = pika.channel.Channel.basic_ack
 
@@ -22,8 +22,8 @@ def lose_one(_channel: Any, *_: Any) -> None:
 
 
 if __name__ == "__main__":
-    assert broker.ANSWER_WITHIN == connection.ANSWER_WITHIN == consumer.ANSWER_WITHIN == 30
-    broker.ANSWER_WITHIN = connection.ANSWER_WITHIN = consumer.ANSWER_WITHIN = 2.0
+    assert broker.ANSWER_WITHIN == connection.ANSWER_WITHIN == 30
+    broker.ANSWER_WITHIN = connection.ANSWER_WITHIN = 2.0
     if os.environ.get("LOSE_ACKS"):
         pika.channel.Channel.basic_ack = lose_one
     importlib.import_module(sys.argv[1]).main()

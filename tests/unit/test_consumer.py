@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika.adapters.select_connection import IOLoop
 
-from parts.rabbitmq.connection import ANSWER_WITHIN
 from parts.rabbitmq.consumer import LONGEST, MANY, MANY_BYTES, PAUSE, QUIET, SOME, Consumer, Delivery, patience
 from parts.rabbitmq.prefetch import FIRST, IN_HAND, MOST, SLOW, fitting
 from parts.rabbitmq.worker import LONG, Worker
@@ -63,9 +62,8 @@ class Channel:
     def basic_ack(self, tag: int, multiple: bool) -> None:
         self.acknowledged.append((tag, multiple))
 
-    def call_later(self, seconds: float, then: Callable[[], None]) -> None:
-        if seconds < ANSWER_WITHIN:
-            self.timers.append(then)
+    def call_later(self, _seconds: float, then: Callable[[], None]) -> None:
+        self.timers.append(then)
 
     def __getattr__(self, _name: str) -> Any:
         return self
@@ -79,7 +77,7 @@ def consumer_of(channel: Any, queues: Sequence[str], on_arrival: Callable[[], No
 
 
 def arrive(consumer: Consumer, queue: str, tag: int) -> None:
-    consumer._on_delivery(queue, tag, b"")
+    consumer._on_message(queue, None, SimpleNamespace(delivery_tag=tag), None, b"")
 
 
 def test_a_backlog_of_one_queue_alone_does_not_wait_for_the_other(monkeypatch):
@@ -203,7 +201,7 @@ def test_a_rabbitmq_is_left_that_held_messages_back_twice_while_it_delivered_non
     consumer = consumer_of(channel, ["y_true", "y_pred"], lambda: None)
 
     def told(queue: str, waiting: int) -> List[str]:
-        consumer._on_declared(queue, SimpleNamespace(method=SimpleNamespace(message_count=waiting)))
+        consumer._on_depth(queue, waiting)
         return left
 
     assert not told("y_true", 7)
@@ -212,22 +210,11 @@ def test_a_rabbitmq_is_left_that_held_messages_back_twice_while_it_delivered_non
     consumer.done([consumer._in_hand[1]])
     assert not told("y_true", 7)
     assert not told("y_pred", 7)
+    assert not told("dead_letters", 7)
+    assert not told("dead_letters", 7)
     assert not told("y_true", 0)
     assert not told("y_true", 7)
     assert told("y_true", 8) == ["it delivers none of 8 messages in y_true"]
-
-
-def test_nothing_is_kept_of_a_channel_that_is_gone():
-    """Its timers keep the consumer for a while, and a hand may be 32 MiB."""
-    channel = Channel()
-    when_closed: List[Callable[..., None]] = []
-    channel.add_on_close_callback = when_closed.append  # type: ignore[attr-defined]
-    consumer = consumer_of(channel, ["y_true", "y_pred"], lambda: None)
-    arrive(consumer, "y_true", 1)
-    [end] = when_closed
-    end(channel, ConnectionError())
-    assert not consumer.holds_any
-    assert not consumer._in_hand
 
 
 def test_a_call_that_does_not_end_is_told(caplog):

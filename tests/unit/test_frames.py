@@ -1,6 +1,6 @@
 """A message's frames, as pika itself makes and reads them."""
 
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 import pika
 import pytest
@@ -41,7 +41,7 @@ def test_a_message_is_published_in_the_frames_that_pika_makes(body, queue):
 @given(st.integers(1, 2**63), st.binary(min_size=1, max_size=MOST), st.binary(max_size=100))
 def test_a_delivery_is_read_when_it_is_whole(tag, body, more):
     whole = delivered(tag, body)
-    assert frames.delivery(whole + more) == (len(whole), CONSUMER.encode(), tag, body)
+    assert frames.delivery(whole + more) == (len(whole), 1, CONSUMER, tag, body)
     for cut in range(len(whole)):
         assert not frames.delivery(whole[:cut])
 
@@ -79,7 +79,10 @@ class Deliveries:
         self.connection._channels[1] = self.channel
 
     def consume(self, consumer: str) -> None:
-        self.connection.consume(self.channel, "features", consumer, lambda tag, body: self.found.append((tag, body)))
+        self.channel.basic_consume("features", self._on_message, consumer_tag=consumer)
+
+    def _on_message(self, _channel: Any, deliver: Any, _properties: Any, body: bytes) -> None:
+        self.found.append((deliver.delivery_tag, body))
 
     def receive(self, data: bytes) -> None:
         self.connection._on_data_available(data)
@@ -113,7 +116,7 @@ def test_what_comes_for_a_consumer_that_is_cancelled_is_given_back():
     deliveries = Deliveries()
     deliveries.consume("old")
     deliveries.receive(delivered(1, b"1", "old"))
-    deliveries.connection.cancel(deliveries.channel)
+    deliveries.channel.basic_cancel("old")
     deliveries.consume("new")
     deliveries.receive(delivered(2, b"2", "old") + delivered(3, b"3", "new"))
     assert deliveries.found == [(1, b"1"), (3, b"3")]
