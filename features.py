@@ -11,7 +11,7 @@ import logging
 import math
 from functools import partial
 from textwrap import shorten
-from typing import Callable, Iterator, List, Optional, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 from parts import service, settings  # first: from here on a request to stop is kept
 
@@ -41,19 +41,15 @@ log = logging.getLogger("features")
 progress = service.Progress("sample", "published")
 
 
-def generate(random: List[np.random.Generator], n_features: int, noise: float, n_samples: int) -> Samples:
+def generate(random: np.random.Generator, n_features: int, noise: float, n_samples: int) -> Samples:
     """Standard normal features of four decimals, and true values: their sum plus noise of that standard deviation.
 
-    Each from a random generator of its own, so that a seed makes the same samples however many are made at a time.
+    Drawn sample by sample, so that a seed makes the same ones however many are made at a time.
     """
+    drawn = random.standard_normal((n_samples, n_features + 1))
     # Four decimals, as a sensor might give: readable in the queue, and written and read in half the time of 17 digits.
-    X = random[0].standard_normal((n_samples, n_features)).round(4)
-    return X, X.sum(axis=1) + random[1].normal(0.0, noise, n_samples)
-
-
-def generators(seed: Optional[int]) -> List[np.random.Generator]:
-    """Two independent random generators; the same ones for the same seed."""
-    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
+    X = drawn[:, :-1].round(4)
+    return X, X.sum(axis=1) + noise * drawn[:, -1]
 
 
 def published(take: Callable[[int], Samples], at_once: int) -> Iterator[List[Message]]:
@@ -78,7 +74,7 @@ def published(take: Callable[[int], Samples], at_once: int) -> Iterator[List[Mes
 
 def source() -> Tuple[Callable[[int], Samples], int]:
     """What gives the next samples, so many, and how many features they have. A wrong data set stops the script."""
-    random = generators(SEED)
+    random = np.random.default_rng(SEED)
     if not DATASET:
         return partial(generate, random, N_FEATURES, NOISE), N_FEATURES
     try:
@@ -91,7 +87,7 @@ def source() -> Tuple[Callable[[int], Samples], int]:
     features = shorten(", ".join(names), 1000, placeholder=" …")
     rows = service.counted(len(data.table), "row")
     log.info("%s of %s: the features are %s, the label is %s", rows, DATASET, features, label)
-    return partial(data.take, random[0]), len(names)
+    return partial(data.take, random), len(names)
 
 
 def main() -> None:

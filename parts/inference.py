@@ -9,7 +9,7 @@ import os
 import sys
 from operator import attrgetter
 from traceback import extract_tb
-from typing import Any, Callable, Dict, List, Union
+from typing import Any, Callable, List, Union
 
 import numpy as np
 
@@ -62,32 +62,23 @@ class Inference:
     def answers(self, samples: List[List[float]]) -> List[Union[float, str]]:
         """For each sample the model's prediction, or one sentence that says why there is none.
 
-        Samples of the same width go to the model together. Where it fails, each half is tried by itself, so that
-        one sample it cannot digest takes no other with it. Raises Unusable where it answers anything else than a
-        number a sample, and NotNow while it has never answered and fails on all that it is given.
+        They go to the model together. Where that fails, as where they differ in width, each half is tried by itself,
+        so that one sample it cannot digest takes no other with it. Raises Unusable where it answers anything else than
+        a number a sample, and NotNow while it has never answered and fails on all that it is given.
         """
-        found: List[Union[float, str]] = [""] * len(samples)
-        by_width: Dict[int, List[int]] = {}
-        for index, sample in enumerate(samples):
-            by_width.setdefault(len(sample), []).append(index)
-        for indexes in by_width.values():
-            X = np.array([samples[index] for index in indexes], dtype=np.float64)
-            for index, answer in zip(indexes, self._answers(X)):
-                found[index] = answer
-        return found
-
-    def _answers(self, X: np.ndarray) -> List[Union[float, str]]:
+        if not samples:
+            return []
         try:
+            X = np.array(samples, dtype=np.float64)  # anew for each try: a model may change it, and then fail
             with np.errstate(all="ignore"):  # a sum beyond the largest float is reported below
-                answer = self._model(X.copy())  # which may change its array, and then fail
-            y_pred = numbers(answer, len(X))
+                y_pred = numbers(self._model(X), len(X))
         except BaseException as error:
             if isinstance(error, Unusable) and not self._has_answered:
                 raise
-            if len(X) == 1:
+            if len(samples) == 1:
                 return [self._failed(f"the model failed on this sample: {described(error)}")]
-            half = len(X) // 2
-            return self._answers(X[:half]) + self._answers(X[half:])
+            half = len(samples) // 2
+            return self.answers(samples[:half]) + self.answers(samples[half:])
         self._has_answered = True
         finite = np.isfinite(y_pred)
         if finite.all():

@@ -9,7 +9,6 @@ import logging
 import sqlite3
 import time
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -23,7 +22,6 @@ log = logging.getLogger("ledger")
 
 SCHEMA = Path(__file__).with_name("ledger.sql").read_text()
 FORGET_AT_ONCE = 100_000  # halves, so that forgetting a million holds nothing up
-ROWS_AT_ONCE = 10_000  # that are read back from the CSV
 
 Values = Dict[str, float]  # by id
 Known = Dict[str, Sequence[Optional[float]]]  # id -> y_true, y_pred, None where not known yet
@@ -128,11 +126,9 @@ class Ledger:
             csv.cut(csv.length - len(tail))
         elif tail:
             csv.append(b"")  # but for its newline
-        count = 0
         rows = filter(None, map(parse, csv.lines(start)))
-        for some in iter(lambda: list(islice(rows, ROWS_AT_ONCE)), []):
-            count += db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", some).rowcount
-            db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in some))
-        if count:
+        count = db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", rows).rowcount
+        if count > 0:
+            db.execute("DELETE FROM waiting WHERE EXISTS (SELECT 1 FROM written WHERE written.id = waiting.id)")
             log.info("%s of %s not known to be written until now", counted(count, "row"), self._csv_file)
         db.execute("UPDATE csv SET length = ?", (csv.length,))

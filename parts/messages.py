@@ -6,7 +6,7 @@ An array is a batch: one AMQP message, many samples. msgspec reads and checks a 
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import Annotated, Any, Dict, Generic, Iterator, List, NamedTuple, Sequence, Tuple, TypeVar, Union
 
 import msgspec
 
@@ -18,19 +18,20 @@ LONGEST_ID = 128
 #: A batch with more bad items than this is set aside whole, lest one message of 16 MB become millions.
 MOST_FAULTS = 10_000
 
-Id = Union[str, int, float]
-Number = float  # finite: JSON knows no other
+Body = TypeVar("Body")
 Numbers = Annotated[List[float], msgspec.Meta(min_length=1)]
 
 
-def _decoder(body: Any) -> Any:
-    """What reads the messages of a queue: a sample, or a batch of them."""
-    sample = msgspec.defstruct("Sample", [("id", Id), ("body", body)], gc=False, forbid_unknown_fields=True)
-    return msgspec.json.Decoder(Union[sample, List[sample]])  # type: ignore[valid-type]
+class Sample(msgspec.Struct, Generic[Body], gc=False, forbid_unknown_fields=True):
+    """A sample as it is written; its id may be a number."""
+
+    id: Union[str, int, float]
+    body: Body
 
 
-VALUES = _decoder(Number)  # true values, predictions
-FEATURES = _decoder(Numbers)
+# Of a queue's messages. A float is finite: JSON knows no other.
+VALUES = msgspec.json.Decoder(Union[Sample[float], List[Sample[float]]])  # true values, predictions
+FEATURES = msgspec.json.Decoder(Union[Sample[Numbers], List[Sample[Numbers]]])
 
 KEYS_DECODER = msgspec.json.Decoder(Dict[str, msgspec.Raw])
 SPLITTER = msgspec.json.Decoder(List[msgspec.Raw])
@@ -38,13 +39,6 @@ ENCODER = msgspec.json.Encoder()
 
 #: What reading a message may raise: text that is no UTF-8, no JSON or no sample, and lists in lists in lists.
 UNREADABLE = (ValueError, msgspec.MsgspecError, RecursionError)
-
-
-class Item(msgspec.Struct, gc=False):
-    """A sample as it is written."""
-
-    id: Union[str, msgspec.Raw]
-    body: Any
 
 
 class Message(NamedTuple):
@@ -75,7 +69,7 @@ def encode(ids: Sequence[str], bodies: Sequence[Any], is_batch: bool) -> bytes:
     """
     # A text may not begin with a minus sign: only a number can be such an id, and goes on as one.
     items = [
-        Item(msgspec.Raw(sample_id.encode()) if sample_id[0] == "-" else sample_id, body)
+        Sample(msgspec.Raw(sample_id.encode()) if sample_id[0] == "-" else sample_id, body)  # type: ignore[arg-type]
         for sample_id, body in zip(ids, bodies)
     ]
     return ENCODER.encode(items if is_batch else items[0])

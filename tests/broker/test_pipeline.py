@@ -32,7 +32,7 @@ def test_features_publishes_both_halves_of_each_sample_with_its_properties(pipel
     process = pipeline.start("features", SAMPLES=2, INTERVAL=0, SEED=1, N_FEATURES=3)
     assert process.ends() == 0
     assert "all 2 samples published and confirmed" in process.output
-    random = features.generators(1)
+    random = np.random.default_rng(1)
     for _ in range(2):
         X, y_true = features.generate(random, 3, 0.1, 1)
         properties, body = pipeline.take("features")
@@ -402,7 +402,7 @@ def test_the_four_together_write_right_rows_and_draw_them(pipeline):
     assert pipeline.start("features", SAMPLES=n, BATCH_SIZE=10, INTERVAL=0, SEED=5, NOISE=noise).ends() == 0
     rows = sorted(pipeline.wait_for_rows(n))  # in the order of their making, as the ids sort by time
 
-    random = features.generators(5)
+    random = np.random.default_rng(5)
     made = [features.generate(random, 10, noise, 10) for _ in range(n // 10)]
     assert [float(row[1]) for row in rows] == [y for _, y_true in made for y in y_true]
     assert [float(row[2]) for row in rows] == [float(np.sum(x)) for X, _ in made for x in X]

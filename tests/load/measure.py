@@ -187,7 +187,7 @@ def model_stage(bench: Bench, kind: str, samples: int) -> List[float]:
     pipeline = bench.pipeline(kind)
     try:
         channel = pipeline.connect(durable=kind != TEXTBOOK)
-        X, _ = features.generate(features.generators(1), 10, 0.1, samples)
+        X, _ = features.generate(np.random.default_rng(1), 10, 0.1, samples)
         for number, x in enumerate(X.tolist()):
             channel.basic_publish("", "features", messages.encode([f"s{number}"], [x], is_batch=False))
 

@@ -11,20 +11,20 @@ from parts.ids import Ids
 
 
 def test_the_same_seed_makes_the_same_data():
-    first, second = (features.generate(features.generators(7), 3, 0.1, 5) for _ in range(2))
+    first, second = (features.generate(np.random.default_rng(7), 3, 0.1, 5) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
 
 
 def test_a_seed_makes_the_same_samples_however_many_are_made_at_a_time():
-    random = features.generators(7)
+    random = np.random.default_rng(7)
     pieces = [features.generate(random, 3, 0.1, n) for n in (1, 4, 7)]
-    X, y_true = features.generate(features.generators(7), 3, 0.1, 12)
+    X, y_true = features.generate(np.random.default_rng(7), 3, 0.1, 12)
     assert np.array_equal(np.concatenate([piece[0] for piece in pieces]), X)
     assert np.array_equal(np.concatenate([piece[1] for piece in pieces]), y_true)
 
 
 def test_true_values_are_the_sum_of_the_features_plus_noise_of_that_deviation():
-    X, y_true = features.generate(features.generators(1), 4, 0.5, 100_000)
+    X, y_true = features.generate(np.random.default_rng(1), 4, 0.5, 100_000)
     noise = y_true - X.sum(axis=1)
     assert X.shape == (100_000, 4)
     assert abs(noise.mean()) < 4 * 0.5 / np.sqrt(len(noise))

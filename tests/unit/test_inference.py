@@ -25,15 +25,19 @@ def test_every_sample_gets_the_same_sum_as_alone_whatever_stands_beside_it(sampl
         assert found == expected or (isinstance(found, str) and not np.isfinite(expected))
 
 
-def test_samples_of_one_width_go_to_the_model_in_one_call():
+def test_samples_go_to_the_model_in_one_call_and_the_halves_of_those_that_differ_in_width():
     shapes = []
 
     def model(X):
         shapes.append(X.shape)
         return X.sum(axis=1)
 
-    assert answers(model, [[1.0, 2.0], [3.0], [4.0, 5.0]]) == [3.0, 3.0, 9.0]
-    assert sorted(shapes) == [(1, 1), (2, 2)]
+    assert answers(model, []) == []
+    assert answers(model, [[1.0, 2.0], [3.0, 4.0]]) == [3.0, 7.0]
+    assert shapes == [(2, 2)]
+    shapes.clear()
+    assert answers(model, [[1.0, 2.0], [4.0, 5.0], [3.0], [6.0, 7.0]]) == [3.0, 9.0, 3.0, 13.0]
+    assert shapes == [(2, 2), (1, 1), (1, 2)]
 
 
 def test_a_sample_that_the_model_fails_on_takes_no_other_with_it():

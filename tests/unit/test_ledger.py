@@ -451,8 +451,7 @@ def test_a_pipe_in_place_of_the_csv_is_refused_at_once(files):
         ledger_of(files).add(both("a"))
 
 
-def test_a_csv_of_many_rows_is_read_back(files, monkeypatch):
-    monkeypatch.setattr(ledger, "ROWS_AT_ONCE", 7)
+def test_a_csv_of_many_rows_is_read_back(files):
     files[0].parent.mkdir()
     files[0].write_text(HEADER + "".join(csv_line((f"s{n}", 1.0, 0.5)) for n in range(100)))
     found = ledger_of(files)
