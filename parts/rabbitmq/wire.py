@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Callable, List
 
 import pika
+from pika.adapters.utils import io_services_utils
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from parts.rabbitmq import frames
@@ -14,6 +15,10 @@ from parts.rabbitmq import frames
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 PIECE = 64 * 1024  # bytes that go to the socket at once while there is more to send
+
+#: Bytes that are read at once. With pika's 4 KiB, most messages come in parts, which are read by pika, and each call
+#: waits for a thread that computes; with much more, to cut a frame from the buffer's begin copies too much.
+io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 32 * 1024
 
 
 class Readable(pika.BasicProperties):
