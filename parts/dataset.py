@@ -12,26 +12,17 @@ LARGEST = 100_000_000  # bytes of the file; its numbers take in memory four time
 
 
 class Dataset:
-    """The rows of a table, over and over, each round in another random order."""
+    """The rows of a table, over and over, in the order that it has."""
 
     def __init__(self, names: List[str], table: np.ndarray) -> None:
         self.names = names  # of the columns, the label's last
         self.table = table  # (n_rows, n_features + 1) float64
-        self._order = np.empty(0, dtype=np.int32)  # of the next rows
+        self._taken = 0
 
-    def take(self, random: np.random.Generator, n_samples: int) -> Tuple[np.ndarray, np.ndarray]:
-        """The next samples: features, (n_samples, n_features), and labels, (n_samples,).
-
-        The same seed takes the same samples one after the other, however many at a time: `permuted` shuffles one
-        round after the other, as if it were called for each.
-        """
-        missing = n_samples - len(self._order)
-        if missing > 0:
-            rounds = math.ceil(missing / len(self.table))
-            order = np.tile(np.arange(len(self.table), dtype=np.int32), (rounds, 1))
-            self._order = np.concatenate([self._order, random.permuted(order, axis=1).ravel()])
-        rows = self.table[self._order[:n_samples]]
-        self._order = self._order[n_samples:]
+    def take(self, n_samples: int) -> Tuple[np.ndarray, np.ndarray]:
+        """The next samples: features, (n_samples, n_features), and labels, (n_samples,)."""
+        rows = self.table[np.arange(self._taken, self._taken + n_samples) % len(self.table)]
+        self._taken += n_samples
         return rows[:, :-1], rows[:, -1]
 
 

@@ -83,8 +83,8 @@ def test_a_drift_is_added_to_every_true_value(pipeline):
 
 
 def test_a_seed_makes_the_same_samples_whatever_the_batch_size(pipeline):
-    def made(size, **settings):
-        pipeline.start("features", SAMPLES=12, BATCH_SIZE=size, INTERVAL=0, SEED=3, **settings).ends()
+    def made(size, seed=3, **settings):
+        pipeline.start("features", SAMPLES=12, BATCH_SIZE=size, INTERVAL=0, SEED=seed, **settings).ends()
         found: List[Tuple[str, Any]] = []
         while len(found) < 24:
             for queue in ("features", "y_true"):
@@ -95,6 +95,7 @@ def test_a_seed_makes_the_same_samples_whatever_the_batch_size(pipeline):
     assert made(1) == made(4) == made(12)
     data = {"DATASET": "examples/diabetes/diabetes.csv"}
     assert made(1, **data) == made(5, **data)
+    assert made(1, **data) != made(1, seed=4, **data)  # a file's rows are shuffled
 
 
 def test_a_broker_that_blocks_publishers_makes_features_wait_and_loses_nothing(node, pipeline):
