@@ -87,7 +87,7 @@ def source() -> Tuple[Callable[[int], Samples], int]:
     features = shorten(", ".join(names), 1000, placeholder=" …")
     rows = service.counted(len(data.table), "row")
     log.info("%s of %s: the features are %s, the label is %s", rows, DATASET, features, label)
-    random.shuffle(data.table)  # many a file is sorted
+    data.shuffle(random)
     return data.take, len(names)
 
 

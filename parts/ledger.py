@@ -10,7 +10,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import msgspec
 
@@ -126,9 +126,12 @@ class Ledger:
             csv.cut(csv.length - len(tail))
         elif tail:
             csv.append(b"")  # but for its newline
-        rows = filter(None, map(parse, csv.lines(start)))
-        count = db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", rows).rowcount
+
+        def rows() -> Iterator[Row]:
+            return filter(None, map(parse, csv.lines(start)))
+
+        count = db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", rows()).rowcount
         if count > 0:
-            db.execute("DELETE FROM waiting WHERE EXISTS (SELECT 1 FROM written WHERE written.id = waiting.id)")
+            db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in rows()))
             log.info("%s of %s not known to be written until now", counted(count, "row"), self._csv_file)
         db.execute("UPDATE csv SET length = ?", (csv.length,))

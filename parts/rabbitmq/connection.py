@@ -27,9 +27,9 @@ HEARTBEAT = 30
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 
 #: Seconds after which a connection is given up when no answer came, or no confirm that is due, or twice as many when
-#: messages wait and none is delivered: a queue's process may hang. When the network of a cluster splits, what a node
-#: passed on to a queue's leader may be gone for good: its channel then waits for an answer, reads nothing more, and
-#: stays open.
+#: messages wait and none is delivered: a classic queue's process may hang. When the network of a cluster splits, what a
+#: node passed on to a queue's leader may be gone for good: its channel then waits for an answer, reads nothing more,
+#: and stays open.
 ANSWER_WITHIN = 30.0
 GOODBYE_WITHIN = 2.0  # seconds that RabbitMQ has to answer when we leave
 

@@ -22,7 +22,7 @@ io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 32 * 1024
 
 
 class Readable(pika.BasicProperties):
-    """A message's properties and headers, but none where pika cannot read them.
+    """A message's properties and headers, as far as pika can read them.
 
     Where they hold a time beyond the year 9999 (a client counted milliseconds) or tables in tables without end, pika
     would give the connection up, and the message would come again for ever.

@@ -1,5 +1,6 @@
 """A message's frames, as pika itself makes and reads them."""
 
+import datetime
 from typing import Any, List, Tuple
 
 import pika
@@ -110,6 +111,18 @@ def test_each_delivery_comes_once_and_in_its_order_however_the_stream_is_cut(pie
         stream = stream[cut:]
     deliveries.receive(stream)
     assert deliveries.found == expected
+
+
+def test_properties_that_pika_cannot_read_keep_no_delivery_away():
+    """It reads those of a message that comes in parts."""
+    bad = pika.BasicProperties(headers={"time": datetime.datetime(2000, 1, 1)})
+    data = delivered(1, b"1" * 2 * MOST, properties=bad)
+    year_2000, beyond = (b"T" + seconds.to_bytes(8, "big") for seconds in (946684800, 2**64 - 1))
+    assert data.count(year_2000) == 1
+    deliveries = Deliveries()
+    deliveries.consume(CONSUMER)
+    deliveries.receive(data.replace(year_2000, beyond))
+    assert deliveries.found == [(1, b"1" * 2 * MOST)]
 
 
 def test_what_comes_for_a_consumer_that_is_cancelled_is_given_back():
