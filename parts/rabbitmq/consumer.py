@@ -118,10 +118,10 @@ class Consumer:
         """Those of these queues to take one delivery of."""
         most = max(self._taken.values())
         behind = [name for name in queues if self._taken[name] < most and load(self._arrived[name]) >= SOME]
-        if not behind and all(self._arrived[name] for name in queues):
-            return [*queues]
+        if behind or all(self._arrived[name] for name in queues):
+            return behind or [*queues]
         waiting = [(name, self._arrived[name]) for name in queues if self._arrived[name]]
-        return [name for name, queue in waiting if name in behind or now - queue[0].arrived > patience(queue)]
+        return [name for name, queue in waiting if now - queue[0].arrived > patience(queue)]
 
     def _look_in(self, seconds: float) -> None:
         if seconds not in self._looks:

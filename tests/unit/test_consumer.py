@@ -129,6 +129,21 @@ def test_a_queue_that_fell_behind_catches_up_where_some_wait_in_it(monkeypatch):
     assert taken(y_true=some, y_pred=some) == some * "tp"
 
 
+def test_a_queue_catches_up_though_the_other_has_lost_its_patience(monkeypatch):
+    """In a backlog everything has waited for long, and a queue would stay as far behind as long as there is one."""
+    consumer = consumer_of(Channel(), ["y_true", "y_pred"], lambda: None)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    arrive(consumer, "y_true", 1)
+    now += LONGEST
+    assert len(consumer.take()) == 1
+    for queue in ["y_true"] * MANY + ["y_pred"] * MANY:
+        arrive(consumer, queue, 1)
+    now += 2 * LONGEST
+    taken = "".join(delivery.queue[2] for delivery in consumer.take())
+    assert taken == "p" + (MANY - 1) * "tp" + "t"
+
+
 def test_what_is_put_back_was_not_taken(monkeypatch):
     consumer = consumer_of(Channel(), ["y_true", "y_pred"], lambda: None)
     now = time.monotonic() + QUIET
