@@ -177,6 +177,11 @@ def run(node: Node, seed: int, seconds: float, folder: Path) -> Tuple[bool, str]
     wire = Wire()
     proxies: List[Proxy] = []
     try:
+        # A RabbitMQ that is killed in the second after a queue was declared may forget it, with all that it confirmed.
+        pipeline.connect()
+        pipeline.close_client()
+        node.stop()
+        node.start()
         replicas = []
         for service, count in SERVICES.items():
             for number in range(count):
