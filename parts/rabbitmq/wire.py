@@ -3,7 +3,7 @@
 import logging
 import socket
 from contextlib import suppress
-from typing import Any, Callable, List
+from typing import Any, List
 
 import pika
 from pika.adapters.utils import io_services_utils
@@ -85,21 +85,7 @@ class Connection(pika.SelectConnection):
 
 
 class UsableAddresses(SelectorIOServicesAdapter):
-    """pika's I/O, without addresses for which no socket can be made: it would raise out of the loop at one."""
+    """pika's I/O, without IPv6 addresses where there is no IPv6: pika would raise out of the loop at the first."""
 
-    def getaddrinfo(self, host: str, port: int, on_done: Callable[[Any], None], *args: Any, **kwargs: Any) -> Any:
-        return super().getaddrinfo(host, port, lambda found: on_done(_usable(found)), *args, **kwargs)
-
-
-def _usable(found: Any) -> Any:
-    """Those of the addresses for which a socket can be made; an error where none can (no IPv6 here, too many files)."""
-    if isinstance(found, BaseException):
-        return found
-    usable, error = [], None
-    for address in found:
-        try:
-            socket.socket(*address[:3]).close()
-            usable.append(address)
-        except OSError as raised:
-            error = raised
-    return usable or error
+    def getaddrinfo(self, **kwargs: Any) -> Any:
+        return super().getaddrinfo(**kwargs, flags=socket.AI_ADDRCONFIG)

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import resource
 import time
 from datetime import datetime
 from pathlib import Path
@@ -309,17 +308,6 @@ def test_a_stop_between_two_tries_to_connect_makes_one_more_and_loses_nothing(no
         assert process.output.count("connected to RabbitMQ") == 2
     finally:
         proxy.close()
-
-
-def test_a_socket_that_cannot_be_made_is_waited_for_like_a_broker(node, pipeline, vhost):
-    model = pipeline.connected("model")
-    pid = model.popen.pid
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))  # no more than it has
-    node.ctl("close_all_connections", "--vhost", vhost["RABBITMQ_VHOST"], "a test")
-    model.says("Too many open files); next try")
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-    wait_until(lambda: model.output.count("connected to RabbitMQ") == 2, 20, f"the model is back; {model.output}")
 
 
 def test_features_says_what_was_not_confirmed_when_it_is_stopped_while_blocked(node, pipeline):
