@@ -15,6 +15,8 @@ from typing import Iterator, List, Optional, Tuple
 
 import msgspec
 
+from parts.messages import ID
+
 log = logging.getLogger("csv")
 
 HEADER = b"id,y_true,y_pred,absolute_error\n"
@@ -23,7 +25,7 @@ LONGEST_LINE = 1024  # bytes; an id of 128 characters and three floats need less
 Row = Tuple[str, float, float]  # id, y_true, y_pred
 
 #: How a line of ours begins, up to its third comma.
-BEGINNING = re.compile(rb"-|-?[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}(,-?[0-9][0-9.e+-]*)?(,-?[0-9.e+-]*)?")
+BEGINNING = re.compile(f"-|-?{ID}(,-?[0-9][0-9.e+-]*)?(,-?[0-9.e+-]*)?".encode())
 
 encoder = msgspec.json.Encoder()
 
