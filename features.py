@@ -20,7 +20,7 @@ import numpy as np
 
 from parts import dataset, messages
 from parts.ids import Ids
-from parts.rabbitmq.broker import Broker, Message, TooLarge
+from parts.rabbitmq.broker import Broker, Message
 
 INTERVAL = settings.number("INTERVAL", 5.0, 0, 86400)  # seconds between messages; 0 = as fast as the others keep up
 BATCH_SIZE = settings.whole("BATCH_SIZE", 1, 1, 100_000)  # samples in one message
@@ -104,10 +104,7 @@ def main() -> None:
     steps = math.ceil(SAMPLES / BATCH_SIZE) if SAMPLES else math.inf
     broker.produce(published(take, at_once * BATCH_SIZE), steps, INTERVAL, pace=["features", "y_true"])
     broker.every_second(progress.flush)
-    try:
-        unconfirmed = broker.run()
-    except TooLarge as error:
-        settings.refuse(f"BATCH_SIZE={BATCH_SIZE} is not allowed: {error}")
+    unconfirmed = broker.run()
     if unconfirmed:
         log.warning("not confirmed before the stop: %s", service.counted(unconfirmed, "message"))
     elif SAMPLES and not service.stop.requested:

@@ -10,31 +10,24 @@ service is asked to stop or has no more to produce. What holds whatever happens 
 - Without a broker the service waits and tries again by itself, for ever.
 """
 
-import re
 import socket
-import sys
-import time
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
 from parts import service
 from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
 from parts.rabbitmq.consumer import Consumer, Delivery
 from parts.rabbitmq.producer import Producer
-from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, aside
+from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, aside, fitting
 from parts.rabbitmq.worker import Worker
 
-__all__ = ["Broker", "Delivery", "Message", "TooLarge", "aside"]
+__all__ = ["Broker", "Delivery", "Message", "aside"]
 
 FINISH_WITHIN = 2.5  # seconds that a stop waits for the handler and for confirms, and where need be for a connection
 
 Handler = Callable[[List[Delivery]], Iterable[Message]]
-
-
-class TooLarge(Exception):
-    """What the service made is larger than RabbitMQ takes; the text has the bytes of both."""
 
 
 class Broker:
@@ -56,7 +49,6 @@ class Broker:
         self._handle: Handler = lambda deliveries: ()
         self._publisher: Optional[Publisher] = None  # it and the next die with their channel
         self._consumer: Optional[Consumer] = None
-        self._largest = sys.maxsize  # bytes of a message that RabbitMQ takes, once it has told us
         self._trouble = service.Trouble()
         self._stopping = False  # nothing new is begun
         self._failure: Optional[BaseException] = None  # for `run` to raise
@@ -88,8 +80,7 @@ class Broker:
     def run(self) -> int:
         """Work until a stop is requested or all is produced; what was begun is finished first.
 
-        Returns how many messages could not be confirmed in time. Raises what a handler or a
-        chore raised, and TooLarge.
+        Returns how many messages could not be confirmed in time. Raises what a handler or a chore raised.
         """
         self._connector.connect()
         self._tick()
@@ -103,18 +94,13 @@ class Broker:
     # --- a channel comes and goes ---------------------------------------------------------------------
 
     def _on_ready(self, channel: Any) -> None:
-        self._publisher = Publisher(channel, self._name, self._largest, self._on_confirmed)
+        self._publisher = Publisher(channel, self._name, self._on_confirmed)
         self._producer.begin(self._publisher)
         self._work()
 
-    def _on_lost(self, reason: str) -> None:
+    def _on_lost(self) -> None:
         self._publisher = self._consumer = None  # what answers a delivery is made again when that comes again
         self._producer.lose()
-        too_large = re.search(r"message size \d+ .*max size (\d+)", reason)
-        if too_large:
-            self._largest = int(too_large[1])
-            if not self._consumed:
-                self._fail(TooLarge(reason))
 
     # --- deliveries in, answers out -------------------------------------------------------------------
 
@@ -127,16 +113,12 @@ class Broker:
             # begin with.
             self._consumer = Consumer(self._publisher.channel, self._connector, self._consumed, self._work)
         consumer = self._consumer
-        portion = consumer.take() if consumer else []
-        if portion or self._worker.chores_due:
-            self._worker.start(partial(self._answers, portion), partial(self._on_done, consumer, portion))
+        if self._worker.chores_due:
+            self._worker.start(self._worker.do_chores, partial(self._on_done, consumer, []))
+        elif portion := consumer.take() if consumer else []:
+            self._worker.start(lambda: list(self._handle(portion)), partial(self._on_done, consumer, portion))
 
-    def _answers(self, portion: List[Delivery]) -> Tuple[List[Message], float]:
-        """What the handler answers to these deliveries, and how many seconds it took; on the worker's thread."""
-        begun = time.monotonic()
-        return list(self._handle(portion)) if portion else [], time.monotonic() - begun
-
-    def _on_done(self, consumer: Optional[Consumer], portion: List[Delivery], done: Future) -> None:
+    def _on_done(self, consumer: Optional[Consumer], portion: List[Delivery], done: Future, seconds: float) -> None:
         error = done.exception()
         if isinstance(error, service.NotNow):
             self._trouble.is_(str(error))
@@ -148,8 +130,7 @@ class Broker:
             if error:
                 consumer.put_back(portion)
             elif portion:
-                answers, seconds = done.result()
-                for message in chain.from_iterable(map(self._publisher.fitting, answers)):
+                for message in chain.from_iterable(map(fitting, done.result())):
                     if message.answers:
                         message.answers.waits_for += 1
                     self._publisher.publish(message)

@@ -39,7 +39,7 @@ QUEUE_DIFFERS = re.compile("RESOURCE_LOCKED|inequivalent arg")  # RabbitMQ's wor
 class Connector:
     """Keeps one connection with one channel open, until it is told to close.
 
-    `on_ready` is called with each channel, when its queues are declared; `on_lost` with the reason when it is gone.
+    `on_ready` is called with each channel, when its queues are declared; `on_lost` when it is gone.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Connector:
         client: str,
         queues: Sequence[str],
         on_ready: Callable[[Any], None],
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self.client = client
         self.loop = IOLoop()
@@ -89,7 +89,7 @@ class Connector:
         """Give this connection up for a new one, on which everything is declared anew."""
         if self._connection and self._connection.is_open:
             self._why_left = reason
-            self._lose(reason)
+            self._lose()
             self._connection.close()
             self.loop.call_later(GOODBYE_WITHIN, self._connection.abort)
 
@@ -156,7 +156,7 @@ class Connector:
 
     def _on_closed(self, _connection: Any, error: BaseException) -> None:
         reason = self._why_left or cause(error)
-        self._lose(reason)
+        self._lose()
         self._connection = None
         self.blocked.reason = ""
         if self.closing:
@@ -172,13 +172,13 @@ class Connector:
         self._hosts.rotate(-1)
         self.loop.call_later(pause, self.connect)
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self) -> None:
         if self._ready_since is not None:
             if time.monotonic() - self._ready_since > LONGEST_PAUSE:
                 self._pause = FIRST_PAUSE
             self._ready_since = None
             self.on_depth = None
-            self._on_lost(reason)
+            self._on_lost()
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
         self.blocked.is_(f"RabbitMQ blocks publishers ({frame.method.reason}); waiting")

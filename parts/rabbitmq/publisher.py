@@ -14,6 +14,10 @@ from parts.rabbitmq.consumer import Delivery
 
 DEAD_LETTERS = "dead_letters"
 
+#: Bytes of a message that RabbitMQ takes from version 4 on; where more is sent, it closes the channel.
+#: (max_message_size, https://www.rabbitmq.com/docs/configure)
+LARGEST = 16 * 1024 * 1024
+
 PAUSE = 1.0  # seconds until what RabbitMQ refused is published again
 
 
@@ -33,16 +37,27 @@ def aside(delivery: Delivery, body: bytes, reason: str) -> Message:
     return Message(DEAD_LETTERS, body, delivery, {"x-queue": delivery.queue, "x-reason": reason})
 
 
+def fitting(answer: Message) -> List[Message]:
+    """This answer, where RabbitMQ takes one so large; else what sets its delivery aside, in pieces if need be."""
+    if len(answer.body) <= LARGEST or not answer.answers:
+        return [answer]
+    body = answer.answers.body
+    too_large = f"its answer of {len(answer.body)} bytes is larger than RabbitMQ takes, {LARGEST}"
+    reason = (answer.headers or {}).get("x-reason", too_large)
+    pieces = [body[start : start + LARGEST] for start in range(0, len(body), LARGEST)]
+    part = f"part {{}} of {len(pieces)}: " if len(pieces) > 1 else ""
+    return [aside(answer.answers, piece, part.format(n) + reason) for n, piece in enumerate(pieces, 1)]
+
+
 class Publisher:
     """Publishes on one channel; tells `on_confirmed` which messages RabbitMQ has safe.
 
     (https://www.rabbitmq.com/docs/confirms#publisher-confirms)
     """
 
-    def __init__(self, channel: Any, app_id: str, largest: int, on_confirmed: Callable[[List[Message]], None]) -> None:
+    def __init__(self, channel: Any, app_id: str, on_confirmed: Callable[[List[Message]], None]) -> None:
         self.channel = channel
         self._app_id = app_id
-        self._largest = largest  # bytes of a message that RabbitMQ takes
         self._on_confirmed = on_confirmed
         self._published = 0  # on this channel, as its confirms count them
         self._unconfirmed: Dict[int, Message] = OrderedDict()  # by that count
@@ -74,17 +89,6 @@ class Publisher:
     def unconfirmed(self) -> List[Message]:
         """The messages that are not confirmed, in their order."""
         return [*self._refused, *self._unconfirmed.values()]
-
-    def fitting(self, answer: Message) -> List[Message]:
-        """This answer, where RabbitMQ takes one so large; else what sets its delivery aside, in pieces if need be."""
-        if len(answer.body) <= self._largest or not answer.answers:
-            return [answer]
-        delivery, size = answer.answers, self._largest
-        too_large = f"its answer of {len(answer.body)} bytes is larger than this RabbitMQ takes, {size}"
-        reason = (answer.headers or {}).get("x-reason", too_large)
-        pieces = [delivery.body[start : start + size] for start in range(0, len(delivery.body), size)]
-        part = f"part {{}} of {len(pieces)}: " if len(pieces) > 1 else ""
-        return [aside(delivery, piece, part.format(n) + reason) for n, piece in enumerate(pieces, 1)]
 
     def publish(self, message: Message) -> None:
         if message.headers and "x-service" not in message.headers:

@@ -16,7 +16,7 @@ LONG = 60.0  # seconds of one piece of work that are worth a log line
 
 
 class Worker:
-    """Does one piece of work at a time, and about once a second the chores before it."""
+    """Does one piece of work at a time; about once a second that is to be the chores."""
 
     def __init__(self, loop: IOLoop) -> None:
         self.chores: List[Callable[[], Any]] = []
@@ -30,21 +30,24 @@ class Worker:
     def chores_due(self) -> bool:
         return time.monotonic() >= self._chores_due
 
-    def start(self, work: Callable[[], Any], then: Callable[[Future], None]) -> None:
-        """Begin this work; `then` is called in the loop's thread when it is done. Not to be called while busy."""
-        self.busy_since = time.monotonic()
-        done = self._thread.submit(self.do, work)
-        done.add_done_callback(lambda done: self._loop.add_callback_threadsafe(partial(self._end, then, done)))
+    def do_chores(self) -> None:
+        try:
+            for chore in self.chores:
+                chore()
+        finally:
+            self._chores_due = time.monotonic() + 1.0  # from now on, so that other work has its turn
 
-    def do(self, work: Callable[[], Any]) -> Any:
-        """The chores, if they are due, then this work."""
-        if self.chores_due:
-            try:
-                for chore in self.chores:
-                    chore()
-            finally:
-                self._chores_due = time.monotonic() + 1.0  # from now on, so that other work has its turn
-        return work()
+    def start(self, work: Callable[[], Any], then: Callable[[Future, float], None]) -> None:
+        """Begin this work. When it is done, `then` is called in the loop's thread with it and the seconds it took.
+
+        Not to be called while busy.
+        """
+        begun = self.busy_since = time.monotonic()
+
+        def end(done: Future) -> None:
+            self._loop.add_callback_threadsafe(partial(self._end, then, done, time.monotonic() - begun))
+
+        self._thread.submit(work).add_done_callback(end)
 
     def tell_if_long(self) -> None:
         seconds = time.monotonic() - self.busy_since if self.busy_since else 0.0
@@ -53,6 +56,6 @@ class Worker:
         else:
             self._long.over()
 
-    def _end(self, then: Callable[[Future], None], done: Future) -> None:
+    def _end(self, then: Callable[[Future, float], None], done: Future, seconds: float) -> None:
         self.busy_since = None
-        then(done)
+        then(done, seconds)
