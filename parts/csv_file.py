@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import re
-import stat
 import time
 from contextlib import suppress
 from typing import Iterator, List, Optional, Tuple
@@ -35,8 +34,7 @@ def lines(rows: List[Row]) -> bytes:
     # As JSON first, which is five times as fast as Python's own formatting. An id holds no comma, quote or bracket;
     # what JSON has no number for, an infinite error, is null.
     text = encoder.encode([(sample_id, y_true, y_pred, abs(y_true - y_pred)) for sample_id, y_true, y_pred in rows])
-    text = text[2:-2].replace(b",null]", b",inf]").replace(b"],[", b"\n").replace(b'"', b"")
-    return (text[:-4] + b"inf" if text.endswith(b"null") else text) + b"\n"
+    return text.replace(b",null]", b",inf]")[2:-2].replace(b"],[", b"\n").replace(b'"', b"") + b"\n"
 
 
 def parse(line: bytes) -> Optional[Row]:
@@ -65,16 +63,14 @@ class CsvFile:
     """
 
     def __init__(self, path: str) -> None:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(f"{path} is not a regular file")
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         with suppress(OSError):  # some file systems have no locks
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # until it is closed: `make local` and containers may share one CSV
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
-            raise OSError(f"{path} is not a regular file")
-        self.length = status.st_size
+        self.length = os.fstat(self._fd).st_size
 
     def close(self) -> None:
         os.close(self._fd)
@@ -120,8 +116,9 @@ class CsvFile:
             aside = f"{self._path}.{time.time_ns()}"
             os.rename(self._path, aside)
             log.warning("%s did not start with the header %s: kept as %s", self._path, HEADER.decode().strip(), aside)
-            self.close()
+            old = self._fd
             self.__init__(self._path)  # type: ignore[misc]
+            os.close(old)
         if not self.length:
             self.append(HEADER)
             folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)

@@ -1,8 +1,8 @@
 """The new whole lines of a file that grows: each once, however long the file has become."""
 
 import os
-import stat
-from typing import BinaryIO, Iterator, Optional
+from io import FileIO
+from typing import Iterator
 
 CHUNK = 1024 * 1024  # bytes in memory at a time; with a quarter of them, reading takes a third longer
 
@@ -12,9 +12,11 @@ class Follower:
 
     def __init__(self, path: str) -> None:
         """Raises OSError: it cannot be read, or is no regular file."""
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise OSError(f"{path} is a directory, a pipe or a device; it must be a regular file")
         self._path = path
         # Open as long as this object is: while it is, no file made anew can have the identity of one deleted.
-        self._file = _open(path)
+        self._file = FileIO(path) if os.path.exists(path) else None
         self._offset = 0  # of the first byte not read yet
         self._last_bytes = b""  # before that
 
@@ -47,15 +49,3 @@ class Follower:
             self._offset += len(lines)
             self._last_bytes = lines[-64:]
             yield lines
-
-
-def _open(path: str) -> Optional[BinaryIO]:
-    try:
-        # Without O_NONBLOCK, opening a pipe waits until somebody writes into it (open(2)).
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is a directory, a pipe or a device; it must be a regular file")
-    return os.fdopen(descriptor, "rb", buffering=0)

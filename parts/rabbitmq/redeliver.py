@@ -30,7 +30,7 @@ def redeliver(channel: Any, text: str) -> int:
             break
         headers = properties.headers or {}
         queue = headers.get("x-queue")
-        if isinstance(queue, str) and len(queue) < 256 and text in str(headers.get("x-reason", "")):
+        if isinstance(queue, str) and len(queue.encode()) < 256 and text in str(headers.get("x-reason", "")):
             properties.headers = None
             properties.delivery_mode = pika.DeliveryMode.Persistent.value
             try:

@@ -201,6 +201,7 @@ def test_dead_letters_go_back_byte_for_byte_and_those_whose_queue_is_gone_stay(p
         {"x-queue": 5},
         {"x-queue": ["features"]},
         {"x-queue": "q" * 300},
+        {"x-queue": "ж" * 200},
         {"x-queue": "features", "x-reason": 7},
         {},
         None,

@@ -1,5 +1,6 @@
 """plot: the picture as a file, and the page beside it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -68,6 +69,12 @@ def test_the_page_is_never_written_over_one_that_is_not_ours(tmp_path):
         page.write_text(other)
         save_page(str(tmp_path / "picture.png"), "en", "Errors", "3 rows", 10)
         assert page.read_text() == other
+
+
+def test_a_pipe_in_place_of_the_page_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "index.html")
+    save_page(str(tmp_path / "picture.png"), "en", "Errors", "3 rows", 10)
+    assert (tmp_path / "index.html").is_fifo()
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
