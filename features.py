@@ -23,11 +23,11 @@ from parts.ids import Ids
 from parts.rabbitmq.broker import Broker, Message
 
 INTERVAL = settings.number("INTERVAL", 5.0, 0, 86400)  # seconds between messages; 0 = as fast as the others keep up
-BATCH_SIZE = settings.whole("BATCH_SIZE", 1, 1, 100_000)  # samples in one message
-SAMPLES = settings.whole("SAMPLES", 0, 0, 10**12)  # stop after so many, all confirmed; 0 = never
-N_FEATURES = settings.whole("N_FEATURES", 10, 1, 100_000)  # numbers in one sample
+BATCH_SIZE = settings.number("BATCH_SIZE", 1, 1, 100_000, int)  # samples in one message
+SAMPLES = settings.number("SAMPLES", 0, 0, 10**12, int)  # stop after so many, all confirmed; 0 = never
+N_FEATURES = settings.number("N_FEATURES", 10, 1, 100_000, int)  # numbers in one sample
 NOISE = settings.number("NOISE", 0.1, 0, 1e300)  # standard deviation of the noise in y_true
-SEED = settings.whole("SEED", None, 0, 2**128)  # makes the same samples every time; unset = others every time
+SEED = settings.number("SEED", None, 0, 2**128, int)  # makes the same samples every time; unset = others every time
 DATASET = settings.text("DATASET", "")  # a CSV to send over and over instead; its last column is the label
 DRIFT = settings.number("DRIFT", 0.0, -1e300, 1e300)  # added to every true value
 
@@ -87,7 +87,7 @@ def source() -> Tuple[Callable[[int], Samples], int]:
     features = shorten(", ".join(names), 1000, placeholder=" …")
     rows = service.counted(len(data.table), "row")
     log.info("%s of %s: the features are %s, the label is %s", rows, DATASET, features, label)
-    data.shuffle(random)
+    random.shuffle(data.order)  # many a file is sorted
     return data.take, len(names)
 
 
@@ -103,7 +103,6 @@ def main() -> None:
     at_once = 1 if INTERVAL else max(1, min(AT_ONCE, largest) // BATCH_SIZE)
     steps = math.ceil(SAMPLES / BATCH_SIZE) if SAMPLES else math.inf
     broker.produce(published(take, at_once * BATCH_SIZE), steps, INTERVAL, pace=["features", "y_true"])
-    broker.every_second(progress.flush)
     unconfirmed = broker.run()
     if unconfirmed:
         log.warning("not confirmed before the stop: %s", service.counted(unconfirmed, "message"))

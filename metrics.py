@@ -8,16 +8,14 @@ weeks. An id gets at most one row, whatever is killed when; any number of replic
 
 import logging
 from functools import partial
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Tuple
 
 from parts import service, settings  # first: from here on a request to stop is kept
 
 # isort: split
 from parts import messages
-from parts.csv_file import Row
 from parts.ledger import Known, Ledger, Paired, Values
 from parts.rabbitmq.broker import Broker, Delivery, Message, aside
-from parts.unmatched import Unmatched
 
 CSV_FILE = settings.text("CSV_FILE", "/app/logs/metric_log.csv")
 STATE_FILE = settings.text("STATE_FILE", "/app/state/metrics.db")  # what waits for its other half, and what is written
@@ -47,30 +45,27 @@ def pair(y_true: Values, y_pred: Values, known: Known) -> Paired:
 
 def store(ledger: Ledger, deliveries: List[Delivery]) -> Iterator[Message]:
     """Put the halves in these messages into the ledger; what is to be set aside of them."""
+    progress.flush()
+    contradictions.flush()
+    ledger.look(PENDING_TTL)
     decoded = [messages.decode(delivery.body, messages.VALUES) for delivery in deliveries]
     halves: Dict[str, Values] = {"y_true": {}, "y_pred": {}}
+    later: List[Tuple[str, str, float]] = []  # id, half, and a value that differs from the first
     for delivery, message in zip(deliveries, decoded):
         values = halves[delivery.queue]
         for sample_id, value in zip(message.ids, message.bodies):
             if values.setdefault(sample_id, value) != value:
-                warn(sample_id, delivery.queue, value)
-    paired = ledger.write(**halves)
-    for contradiction in paired.contradictions:
-        warn(*contradiction)
+                later.append((sample_id, delivery.queue, value))
+    paired = ledger.write(**halves)  # where there are none, it begins or mends the CSV
+    for contradiction in later + paired.contradictions:
+        contradictions.add(partial("{}: a later, different {} is dropped: {!r}".format, *contradiction))
     if paired.rows:
-        progress.add(partial(told, paired.rows[-1]), len(paired.rows))
+        sample_id, y_true, y_pred = paired.rows[-1]
+        line = "{}: y_true {:.4f}, y_pred {:.4f}, error {:.4f}".format
+        progress.add(partial(line, sample_id, y_true, y_pred, abs(y_true - y_pred)), len(paired.rows))
     for delivery, message in zip(deliveries, decoded):
         for piece, reason in messages.offending(delivery.body, message, message.faults):
             yield aside(delivery, piece, reason)
-
-
-def warn(sample_id: str, half: str, value: float) -> None:
-    contradictions.add(lambda: f"{sample_id}: a later, different {half} is dropped: {value!r}")
-
-
-def told(row: Row) -> str:
-    sample_id, y_true, y_pred = row
-    return f"{sample_id}: y_true {y_true:.4f}, y_pred {y_pred:.4f}, error {abs(y_true - y_pred):.4f}"
 
 
 def main() -> None:
@@ -79,10 +74,6 @@ def main() -> None:
     ledger = Ledger(CSV_FILE, STATE_FILE, pair)
     broker = Broker("metrics", ["y_true", "y_pred"])
     broker.consume(["y_true", "y_pred"], partial(store, ledger))
-    broker.every_second(lambda: ledger.write({}, {}))  # begins or mends the CSV without waiting for a message
-    broker.every_second(Unmatched(ledger, PENDING_TTL).look)
-    broker.every_second(progress.flush)
-    broker.every_second(contradictions.flush)
     broker.run()
     ledger.close()
 

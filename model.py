@@ -32,6 +32,7 @@ def predict(X: np.ndarray) -> np.ndarray:
 
 def answer(inference: Inference, deliveries: List[Delivery]) -> Iterator[Message]:
     """The predictions for these messages, one message each, and what of them is to be set aside."""
+    progress.flush()
     decoded = [messages.decode(delivery.body, messages.FEATURES) for delivery in deliveries]
     found = iter(inference.answers([sample for message in decoded for sample in message.bodies]))
     for delivery, message in zip(deliveries, decoded):
@@ -51,7 +52,6 @@ def main() -> None:
     broker = Broker("model", ["features", "y_pred"])
     try:
         broker.consume(["features"], partial(answer, Inference(load(MODEL) if MODEL else predict)))
-        broker.every_second(progress.flush)
         broker.run()
     except Unusable as error:  # no message is at fault: those in hand stay in their queue
         settings.refuse(f"MODEL={MODEL!r} is not allowed: {error}")

@@ -22,6 +22,7 @@ log = logging.getLogger("ledger")
 
 SCHEMA = Path(__file__).with_name("ledger.sql").read_text()
 FORGET_AT_ONCE = 100_000  # halves, so that forgetting a million holds nothing up
+LOOK_EVERY = 2.0  # seconds between two looks at what waits
 
 Values = Dict[str, float]  # by id
 Known = Dict[str, Sequence[Optional[float]]]  # id -> y_true, y_pred, None where not known yet
@@ -49,6 +50,8 @@ class Ledger:
         self._pair = pair
         self._csv_file = csv_file
         self._state = State(state_file, SCHEMA)
+        self._told = 0, 0, 0.0  # true values, predictions, and the seconds that the oldest had waited
+        self._next_look = 0.0
 
     def write(self, y_true: Values, y_pred: Values) -> Paired:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
@@ -71,6 +74,27 @@ class Ledger:
             csv.append(lines(paired.rows))
             db.execute("UPDATE csv SET length = ?", (csv.length,))
         return paired
+
+    def look(self, ttl: float) -> None:
+        """Now and then, forget what has waited for more than so many seconds, 0 = nothing, and log what waits."""
+        begun = time.monotonic()
+        if begun < self._next_look:
+            return
+        forgotten = self.forget(ttl) if ttl else 0
+        if forgotten:
+            log.warning("forgotten after %g s without their other half: %d", ttl, forgotten)
+        if forgotten == FORGET_AT_ONCE:
+            return  # more at the next call, before they are counted
+        true_values, predictions, age = self.unmatched()
+        *before, age_before = self._told
+        news = [true_values, predictions] != before and (age > 1 or not age)
+        if news or age > 2 * age_before > 0:
+            self._told = true_values, predictions, age
+            oldest = f", the oldest for {age:.0f} s" if age else ""
+            waiting = f"{counted(true_values, 'true value')}, {counted(predictions, 'prediction')}"
+            log.info("unmatched: %s%s", waiting, oldest)
+        now = time.monotonic()
+        self._next_look = now + max(LOOK_EVERY, 50 * (now - begun))  # to count a million takes a tenth of a second
 
     def unmatched(self) -> Tuple[int, int, float]:
         """How many true values and how many predictions wait, and for how many seconds the oldest does."""

@@ -117,8 +117,7 @@ def _decode_by_item(raw: bytes, decoder: Any) -> Message:
             named = f" (id {bytes(fields['id']).decode()[: LONGEST_ID + 3]})" if "id" in fields else ""
             faults[position] = f"no sample: {error}{named}"
             if len(faults) > MOST_FAULTS:
-                reason = f"more than {MOST_FAULTS} bad items, the last: {faults[position]}"
-                return Message([], [], [], {0: reason}, False)
+                return Message([], [], [], faults, is_batch)
         else:
             bodies.append(sample.body)
             positions.append(position)

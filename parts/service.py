@@ -124,33 +124,30 @@ class Progress:
     def __init__(self, noun: str, done: str, most: int = 1, level: int = logging.INFO) -> None:
         self._noun, self._done = noun, done  # what is counted, and what is done to it
         self._most, self._level = most, level
-        self._lock = threading.Lock()
         self._begun = 0.0  # the time in which they are counted
         self._lines = self._count = 0  # since then; the count is of those without a line
 
     def add(self, line: Callable[[], str], count: int = 1) -> None:
         """Something more is done, `count` of what is counted; `line` makes the line that tells of it."""
         self.flush()
-        with self._lock:
-            if not self._lines:
-                self._begun = time.monotonic()
-            self._lines += 1
-            if self._lines <= self._most:
-                log.log(self._level, "%s", line())
-            else:
-                self._count += count
+        if not self._lines:
+            self._begun = time.monotonic()
+        self._lines += 1
+        if self._lines <= self._most:
+            log.log(self._level, "%s", line())
+        else:
+            self._count += count
 
     def flush(self) -> None:
         """Tell how many had no line, when the time is over."""
-        with self._lock:
-            elapsed = time.monotonic() - self._begun
-            if elapsed < self.EVERY:
-                return
-            if self._count:
-                rate = self._count / elapsed
-                what = f"{counted(self._count, self._noun)} {self._done}"
-                log.log(self._level, "%s in %.1f s, %.0f a second", what, elapsed, rate)
-            self._lines = self._count = 0
+        elapsed = time.monotonic() - self._begun
+        if elapsed < self.EVERY:
+            return
+        if self._count:
+            rate = self._count / elapsed
+            what = f"{counted(self._count, self._noun)} {self._done}"
+            log.log(self._level, "%s in %.1f s, %.0f a second", what, elapsed, rate)
+        self._lines = self._count = 0
 
 
 class Trouble:

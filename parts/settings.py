@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any, Callable, List, NoReturn
 
 
@@ -17,27 +18,17 @@ def text(name: str, default: str) -> str:
     return os.environ.get(name) or default
 
 
-def whole(name: str, default: Any, low: int, high: int) -> Any:
-    """A whole number from `low` to `high`, both included."""
-    return _checked(name, default, int, low, high, f"a whole number from {low} to {high}")
-
-
-def number(name: str, default: Any, low: float, high: float) -> Any:
-    """A finite number from `low` to `high`, both included."""
-    return _checked(name, default, float, low, high, f"a number from {low:g} to {high:g}")
-
-
-def _checked(name: str, default: Any, kind: Callable, low: float, high: float, allowed: str) -> Any:
+def number(name: str, default: Any, low: float, high: float, kind: Callable[[str], Any] = float) -> Any:
+    """A finite number from `low` to `high`, both included; a whole one where `kind` is int."""
     given = text(name, "")
     if not given:
         return default
-    try:
+    with suppress(ValueError):
         value = kind(given)
-    except ValueError:
-        value = None
-    if value is None or not low <= value <= high:  # NaN is in no range
-        refuse(f"{name}={given!r} is not allowed: it must be {allowed}")
-    return value
+        if low <= value <= high:  # NaN is in no range
+            return value
+    whole = "whole " if kind is int else ""
+    refuse(f"{name}={given!r} is not allowed: it must be a {whole}number from {low:g} to {high:g}")
 
 
 def differ(name: str, path: str, other: str, its_path: str) -> None:

@@ -58,7 +58,7 @@ class State:
             return self._db
         self.close()
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        # Used by one thread at a time, the worker's, and closed by another.
+        # Used by one thread at a time, the handler's, and closed by another.
         db = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
         try:
             db.executescript(self._schema)

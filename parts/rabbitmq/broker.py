@@ -11,9 +11,9 @@ service is asked to stop or has no more to produce. What holds whatever happens 
 """
 
 import socket
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
 from parts import service
@@ -21,11 +21,12 @@ from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
 from parts.rabbitmq.consumer import Consumer, Delivery
 from parts.rabbitmq.producer import Producer
 from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, aside, fitting
-from parts.rabbitmq.worker import Worker
 
 __all__ = ["Broker", "Delivery", "Message", "aside"]
 
 FINISH_WITHIN = 2.5  # seconds that a stop waits for the handler and for confirms, and where need be for a connection
+IDLE = 1.0  # seconds without work after which a handler is called all the same
+LONG = 60.0  # seconds of one call of a handler that are worth a log line
 
 Handler = Callable[[List[Delivery]], Iterable[Message]]
 
@@ -44,9 +45,12 @@ class Broker:
         queues = [*queues, DEAD_LETTERS]
         self._connector = Connector(f"{name}@{socket.gethostname()}", queues, self._on_ready, self._on_lost)
         self._producer = Producer(self._connector)
-        self._worker = Worker(self._connector.loop)
         self._consumed: Sequence[str] = ()
         self._handle: Handler = lambda deliveries: ()
+        self._thread = ThreadPoolExecutor(1, "handler")  # while it works, heartbeats, confirms and deliveries go on
+        self._busy_since: Optional[float] = None  # by the monotonic clock, as the next
+        self._idle_since = 0.0
+        self._long = service.Trouble()
         self._publisher: Optional[Publisher] = None  # it and the next die with their channel
         self._consumer: Optional[Consumer] = None
         self._trouble = service.Trouble()
@@ -56,11 +60,11 @@ class Broker:
     # --- what a service says and calls ----------------------------------------------------------------
 
     def consume(self, queues: Sequence[str], handle: Handler) -> None:
-        """Have `handle` called with the deliveries that arrived together, at least one, on a thread of its own.
+        """Have `handle` called with the deliveries that arrived together, on a thread of its own.
 
         It returns what is to be published in answer: messages that name the delivery that they answer. Each
         delivery is acknowledged when its answers are confirmed. When it raises service.NotNow, all stay in hand and it
-        is called with them again.
+        is called with them again. Where nothing comes, connected or not, it is called without any once a second.
         """
         self._consumed, self._handle = queues, handle
 
@@ -72,22 +76,17 @@ class Broker:
         """
         self._producer.start(source, steps, interval, pace)
 
-    def every_second(self, chore: Callable[[], Any]) -> None:
-        """Have `chore` called about once a second, connected or not, on the handler's thread. It may raise
-        service.NotNow."""
-        self._worker.chores.append(chore)
-
     def run(self) -> int:
         """Work until a stop is requested or all is produced; what was begun is finished first.
 
-        Returns how many messages could not be confirmed in time. Raises what a handler or a chore raised.
+        Returns how many messages could not be confirmed in time. Raises what the handler raised.
         """
         self._connector.connect()
         self._tick()
         self._connector.loop.start()
         if self._failure:
             raise self._failure
-        if self._worker.busy_since:
+        if self._busy_since:
             service.cut_off()
         return self._unconfirmed()
 
@@ -105,32 +104,40 @@ class Broker:
     # --- deliveries in, answers out -------------------------------------------------------------------
 
     def _work(self) -> None:
-        """Have the worker begin with what there is to do, unless it is at work."""
-        if self._worker.busy_since or self._stopping:
+        """Have the handler begin with what there is to do, unless it is at work."""
+        if self._busy_since or self._stopping or not self._consumed:
             return
-        if self._consumed and self._publisher and not self._consumer:
+        if self._publisher and not self._consumer:
             # Not before: what this one has in hand while it is still busy for a connection that is gone, another could
             # begin with.
             self._consumer = Consumer(self._publisher.channel, self._connector, self._consumed, self._work)
         consumer = self._consumer
-        if self._worker.chores_due:
-            self._worker.start(self._worker.do_chores, partial(self._on_done, consumer, []))
-        elif portion := consumer.take() if consumer else []:
-            self._worker.start(lambda: list(self._handle(portion)), partial(self._on_done, consumer, portion))
+        portion = consumer.take() if consumer else []
+        now = time.monotonic()
+        if portion or (now - self._idle_since > IDLE and not (consumer and consumer.holds_any)):
+            self._busy_since = now
+            done = self._thread.submit(lambda: list(self._handle(portion)))
+            done.add_done_callback(partial(self._on_end, consumer, portion, now))
+
+    def _on_end(self, consumer: Optional[Consumer], portion: List[Delivery], begun: float, done: Future) -> None:
+        """The handler has ended; called on its thread."""
+        then = partial(self._on_done, consumer, portion, done, time.monotonic() - begun)
+        self._connector.loop.add_callback_threadsafe(then)
 
     def _on_done(self, consumer: Optional[Consumer], portion: List[Delivery], done: Future, seconds: float) -> None:
+        self._busy_since, self._idle_since = None, time.monotonic()
         error = done.exception()
         if isinstance(error, service.NotNow):
             self._trouble.is_(str(error))
         elif error:
             self._fail(error)
-        elif portion or not (consumer and consumer.holds_any):  # chores alone don't mend what deliveries wait for
+        else:
             self._trouble.over()
         if consumer and consumer is self._consumer and self._publisher:  # else RabbitMQ delivers them again
             if error:
                 consumer.put_back(portion)
             elif portion:
-                for message in chain.from_iterable(map(fitting, done.result())):
+                for message in map(fitting, done.result()):
                     if message.answers:
                         message.answers.waits_for += 1
                     self._publisher.publish(message)
@@ -157,7 +164,11 @@ class Broker:
             self._publisher.refused or self._connector.blocked.reason or self._trouble.reason
         )
         service.beat(bool(well))
-        self._worker.tell_if_long()
+        busy = time.monotonic() - self._busy_since if self._busy_since else 0.0
+        if busy > LONG:
+            self._long.is_(f"at work for {busy:.0f} s on what was delivered together")
+        else:
+            self._long.over()
         self._producer.advance()
         self._work()
         if service.stop.requested and not self._stopping:
@@ -165,7 +176,7 @@ class Broker:
             self._connector.loop.call_later(FINISH_WITHIN, self._close)
             self._connector.connect()  # what is left is worth a last try, at once
         finished = self._stopping or not self._producer.steps_left
-        if finished and not self._unconfirmed() and not self._worker.busy_since:
+        if finished and not self._unconfirmed() and not self._busy_since:
             self._close()
         self._connector.loop.call_later(service.TICK, self._tick)
 
@@ -175,6 +186,5 @@ class Broker:
     def _close(self) -> None:
         """Say goodbye; what is not confirmed or acknowledged by now counts as such no more."""
         self._stopping = True
-        self._producer.lose()
-        self._publisher = self._consumer = None
+        self._on_lost()
         self._connector.close()

@@ -9,7 +9,7 @@ import pika
 from parts import settings
 
 RABBITMQ_HOST = settings.text("RABBITMQ_HOST", "rabbitmq")  # one, or several of a cluster with commas
-RABBITMQ_PORT = settings.whole("RABBITMQ_PORT", 5672, 1, 65535)
+RABBITMQ_PORT = settings.number("RABBITMQ_PORT", 5672, 1, 65535, int)
 RABBITMQ_USER = settings.text("RABBITMQ_USER", "guest")
 RABBITMQ_PASSWORD = settings.text("RABBITMQ_PASSWORD", "guest")
 RABBITMQ_VHOST = settings.text("RABBITMQ_VHOST", "/")
@@ -50,8 +50,5 @@ def _parse_url(url: str) -> pika.URLParameters:
 
 
 def without_secret(value: str) -> str:
-    """What may be shown of a wrong host or URL: all where it holds no more than host and port, else these."""
-    if re.fullmatch(r"(\w+://)?[\w., -]*(:\d{1,5})?(/\w*)?", value):
-        return value
-    shown = re.match(r"[\w.-]*(:\d{1,5})?(?![^/?])", value.rpartition("@")[2]) if "@" in value else None
-    return f"***@{shown[0]}" if shown else "***"
+    """What may be shown of a wrong host or URL: all where it holds no more than host and port, else nothing."""
+    return value if re.fullmatch(r"(\w+://)?[\w., -]*(:\d{1,5})?(/\w*)?", value) else "***"

@@ -37,16 +37,12 @@ def aside(delivery: Delivery, body: bytes, reason: str) -> Message:
     return Message(DEAD_LETTERS, body, delivery, {"x-queue": delivery.queue, "x-reason": reason})
 
 
-def fitting(answer: Message) -> List[Message]:
-    """This answer, where RabbitMQ takes one so large; else what sets its delivery aside, in pieces if need be."""
-    if len(answer.body) <= LARGEST or not answer.answers:
-        return [answer]
-    body = answer.answers.body
-    too_large = f"its answer of {len(answer.body)} bytes is larger than RabbitMQ takes, {LARGEST}"
-    reason = (answer.headers or {}).get("x-reason", too_large)
-    pieces = [body[start : start + LARGEST] for start in range(0, len(body), LARGEST)]
-    part = f"part {{}} of {len(pieces)}: " if len(pieces) > 1 else ""
-    return [aside(answer.answers, piece, part.format(n) + reason) for n, piece in enumerate(pieces, 1)]
+def fitting(answer: Message) -> Message:
+    """This answer, where RabbitMQ takes one so large; else what sets aside the delivery that it answers."""
+    if len(answer.body) <= LARGEST or not answer.answers or answer.headers:
+        return answer
+    reason = f"its answer of {len(answer.body)} bytes is larger than RabbitMQ takes, {LARGEST}"
+    return aside(answer.answers, answer.answers.body, reason)
 
 
 class Publisher:

@@ -17,9 +17,7 @@ from typing import Any, Dict, Iterator, List
 import pika.data
 import pika.exceptions
 import pytest
-from pika.adapters.select_connection import IOLoop
 
-from parts.rabbitmq import worker
 from parts.rabbitmq.depth import ENOUGH
 from parts.rabbitmq.publisher import LARGEST
 from support.node import Node, wait_until
@@ -105,22 +103,6 @@ def test_an_answer_larger_than_rabbitmq_takes_is_set_aside_and_the_next_message_
     assert properties.headers["x-reason"] == ("its answer of 17360001 bytes is larger than RabbitMQ takes, 16777216")
     assert json.loads(pipeline.take("y_pred")[1]) == sample("next", 1.0)
     assert model.output.count("connected to RabbitMQ") == 1
-
-
-def test_a_bad_message_larger_than_rabbitmq_takes_by_now_is_set_aside_in_pieces(node, pipeline):
-    """One of RabbitMQ 3, which takes 128 MB, is still in its queue after the change to 4, which takes 16."""
-    bad = b"no JSON " * (LARGEST // 8 + 1)
-    with set_in_rabbitmq(node, "max_message_size", 2 * LARGEST):
-        pipeline.publish("features", bad)
-    with set_in_rabbitmq(node, "max_message_size", LARGEST):
-        pipeline.connected("model")
-        pieces = [pipeline.take("dead_letters", 30) for _ in range(2)]
-        assert b"".join(body for _, body in pieces) == bad
-        assert [properties.headers["x-reason"][:20] for properties, _ in pieces] == [
-            "part 1 of 2: it cann",
-            "part 2 of 2: it cann",
-        ]
-        wait_until(lambda: pipeline.waiting("features") == 0, 10, "it is acknowledged")
 
 
 @pytest.mark.parametrize("moment", [1_700_000_000_000, 2**64 - 1])
@@ -397,19 +379,6 @@ def test_large_messages_after_many_small_ones_do_not_pile_up_in_a_model_that_is_
 
 
 # --- calls that take long -----------------------------------------------------------------------------
-
-
-def test_a_chore_that_takes_long_leaves_deliveries_their_turn(monkeypatch):
-    """As where another replica keeps the state busy: with the next one due at once, nothing else was done."""
-    now = [0.0]
-    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
-    one = worker.Worker(IOLoop())
-    one.chores.append(lambda: now.__setitem__(0, now[0] + 1.5))
-    assert one.chores_due
-    one.do_chores()
-    assert not one.chores_due
-    now[0] += 1
-    assert one.chores_due
 
 
 def check_that_a_long_call_is_answered_once(node: Node, pipeline: Pipeline, env: Dict[str, Any], call: float) -> None:

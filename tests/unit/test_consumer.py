@@ -6,11 +6,10 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pika.adapters.select_connection import IOLoop
 
+from parts.rabbitmq.broker import LONG, Broker
 from parts.rabbitmq.consumer import LONGEST, MANY, MANY_BYTES, PAUSE, QUIET, SOME, Consumer, Delivery, patience
 from parts.rabbitmq.prefetch import FIRST, IN_HAND, MOST, SLOW, fitting
-from parts.rabbitmq.worker import LONG, Worker
 
 SIZES = st.floats(1, 16 * 2**20)
 
@@ -233,10 +232,10 @@ def test_a_rabbitmq_is_left_that_held_messages_back_twice_while_it_delivered_non
 
 
 def test_a_call_that_does_not_end_is_told(caplog):
-    worker = Worker(IOLoop())
-    worker.busy_since = time.monotonic() - LONG + 10
-    worker.tell_if_long()
+    one = Broker("model", ["features"])
+    one._busy_since = time.monotonic() - LONG + 10
+    one._tick()
     assert not caplog.messages
-    worker.busy_since -= 20
-    worker.tell_if_long()
+    one._busy_since -= 20
+    one._tick()
     assert caplog.messages == ["at work for 70 s on what was delivered together"]

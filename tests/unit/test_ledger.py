@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics import pair
-from parts import csv_file, ledger, state, unmatched
+from parts import csv_file, ledger, state
 from parts.csv_file import is_torn, lines, parse
 from parts.ledger import Known, Ledger, Paired, Values
 from parts.service import NotNow
@@ -355,15 +355,13 @@ def clocks(monkeypatch):
 def test_what_is_to_be_forgotten_is_forgotten_without_a_pause_and_what_waits_told_again_when_it_is_twice_as_old(
     files, clocks, monkeypatch, caplog
 ):
-    monkeypatch.setattr(unmatched, "FORGET_AT_ONCE", 2)
     monkeypatch.setattr(ledger, "FORGET_AT_ONCE", 2)
     caplog.set_level(logging.INFO)
     filled = ledger_of(files)
     filled.add([both(sample_id)[0] for sample_id in "abcde"])
-    look = unmatched.Unmatched(filled, 1000.0).look
     for age in (3, 5, 8, 20, 2000, 2001, 2002):
         clocks["monotonic"] = 1000.0 + age
-        look()
+        filled.look(1000.0)
     told = "unmatched: 5 true values, 0 predictions, the oldest for {} s".format
     gone = "forgotten after 1000 s without their other half: {}".format
     assert caplog.messages == [
@@ -447,6 +445,19 @@ def test_what_a_user_added_without_a_newline_stays(files, last):
 def test_a_pipe_in_place_of_the_csv_is_refused_at_once(files):
     files[0].parent.mkdir()
     os.mkfifo(files[0])
+    with pytest.raises(NotNow, match="is not a regular file"):
+        ledger_of(files).add(both("a"))
+
+
+def test_what_stands_in_the_place_of_a_csv_that_was_kept_aside_is_told(files, monkeypatch):
+    files[0].parent.mkdir()
+    files[0].write_text("another,header\n")
+
+    def rename(path, aside):
+        os.replace(path, aside)
+        os.mkdir(path)
+
+    monkeypatch.setattr(csv_file.os, "rename", rename)
     with pytest.raises(NotNow, match="is not a regular file"):
         ledger_of(files).add(both("a"))
 
