@@ -63,8 +63,9 @@ class Swarm:
         return int(size)
 
     def state(self, service: str) -> str:
-        """What its newest task does."""
-        return self.docker("service", "ps", f"{self.stack}_{service}", "--format", "{{.CurrentState}}").split()[0]
+        """What its newest task does; nothing where the managers don't answer, as when one has just come back."""
+        command = ["service", "ps", f"{self.stack}_{service}", "--format", "{{.CurrentState}}"]
+        return self.docker(*command, check=False).partition(" ")[0]
 
     def running(self, service: str, what: str) -> List[str]:
         """This of each of its tasks that is to run."""
