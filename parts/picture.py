@@ -21,7 +21,6 @@ BARS, RECENT, COURSE = "#8ecbf0", "#a0458a", "#0072b2"
 #: Of median, mean and 95th percentile: colours that stay apart for colour-blind eyes (Okabe and Ito, 2008).
 MARKS = MEDIAN, MEAN, P95 = ("#000000", "-"), ("#d55e00", "--"), ("#009e73", "-.")
 
-DAY = "%Y-%m-%d"
 LATEST = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 1  # a file may tell a time that no calendar has
 
 
@@ -35,7 +34,7 @@ def draw(summary: Summary, last_change: float, words: Words) -> Figure:
         return figure
     figure.text(0.03, 0.93, words["title"], size=26)
     time = datetime.fromtimestamp(min(max(last_change, 0), LATEST), timezone.utc)
-    facts = [words["rows"].format(whole(summary.rows)), words["updated"].format(f"{time:{DAY} %H:%M:%S}")]
+    facts = [words["rows"].format(whole(summary.rows)), words["updated"].format(f"{time:%Y-%m-%d %H:%M:%S}")]
     if summary.unreadable:
         facts.append(words["unreadable"].format(whole(summary.unreadable)))
     figure.text(0.03, 0.87, "  ·  ".join(facts), size=16, color="0.35")

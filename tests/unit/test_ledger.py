@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import metrics
 from metrics import pair
 from parts import csv_file, ledger, state
 from parts.csv_file import is_torn, lines, parse
 from parts.ledger import Known, Ledger, Paired, Values
+from parts.rabbitmq.broker import Delivery
 from parts.service import NotNow
 
 HEADER = csv_file.HEADER.decode()
@@ -460,6 +462,20 @@ def test_what_stands_in_the_place_of_a_csv_that_was_kept_aside_is_told(files, mo
     monkeypatch.setattr(csv_file.os, "rename", rename)
     with pytest.raises(NotNow, match="is not a regular file"):
         ledger_of(files).add(both("a"))
+
+
+def test_a_contradiction_among_what_cannot_be_stored_is_told_when_it_is_stored(files, caplog):
+    files[0].mkdir(parents=True)
+    bodies = [b'[{"id":"a","body":1},{"id":"a","body":2}]', b'{"id":"b","body":1}']
+    deliveries = [Delivery(tag, "y_true", body, 0.0) for tag, body in enumerate(bodies, 1)]
+    opened = Ledger(str(files[0]), str(files[1]), pair)
+    for _ in range(3):
+        with pytest.raises(NotNow):
+            list(metrics.store(opened, deliveries))
+    assert not caplog.messages
+    files[0].rmdir()
+    assert not list(metrics.store(opened, deliveries))
+    assert caplog.messages == ["a: a later, different y_true is dropped: 2.0"]
 
 
 def test_a_csv_of_many_rows_is_read_back(files):
