@@ -223,7 +223,7 @@ def test_6_dead_letters_come_back_when_the_model_is_mended(tour):
     tour.types()
     tour.sees()
     failed = set(re.findall(r"failed on this sample: .*? \(id (\S+)\)", tour.said()))
-    assert 10 <= len(failed) <= 20
+    assert 1 <= len(failed) <= 20  # one where many had come meanwhile and were given to the model together
     tour.types()
     tour.sees()
     assert f"moved back: {len(failed)}" in tour.said()
