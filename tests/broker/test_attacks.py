@@ -409,6 +409,7 @@ def check_that_a_long_call_is_answered_once(node: Node, pipeline: Pipeline, env:
     assert pipeline.waiting("features") == pipeline.waiting("y_pred") == pipeline.waiting("dead_letters") == 0
 
 
+@pytest.mark.alone
 def test_a_call_longer_than_heartbeats_allow_is_answered_once(node, pipeline, vhost):
     check_that_a_long_call_is_answered_once(node, pipeline, {"RABBITMQ_URL": url(vhost, "heartbeat=2")}, call=7)
 
@@ -424,6 +425,7 @@ def test_a_call_of_100_seconds_is_answered_once(node, tmp_path):
         patient.close()
 
 
+@pytest.mark.alone
 def test_messages_that_together_take_longer_than_the_delivery_timeout_are_answered_one_by_one(node, pipeline):
     with set_in_rabbitmq(node, "consumer_timeout", 3000):
         for number in range(8):

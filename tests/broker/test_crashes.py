@@ -76,6 +76,7 @@ def test_features_killed_before_the_confirm_leaves_what_rabbitmq_took_and_nothin
     pipeline.wait_for_rows(6)
 
 
+@pytest.mark.alone
 def test_chaos_loses_and_repeats_nothing(node, tmp_path: Path):
     good, report = chaos.run(node, seed=20, seconds=8, folder=tmp_path)
     assert good, report

@@ -97,6 +97,7 @@ def test_a_seed_makes_the_same_samples_whatever_the_batch_size(pipeline):
     assert made(1, **data) != made(1, seed=4, **data)  # a file's rows are shuffled
 
 
+@pytest.mark.alone
 def test_a_broker_that_blocks_publishers_makes_features_wait_and_loses_nothing(node, pipeline):
     pipeline.connected("model")
     pipeline.connected("metrics")
@@ -172,7 +173,8 @@ def test_a_slow_model_has_little_in_hand_and_a_fast_one_much(node, pipeline):
     assert slow.stop() < 5
     pipeline.start("model").says("connected to")
     wait_until(lambda: pipeline.waiting("y_pred") == n, 20, "all is answered once")
-    wait_until(lambda: [c["prefetch_count"] > 100 for c in node.api("GET", "/consumers")] == [True], 20, "a full hand")
+    consumers = f"/consumers/{pipeline.vhost}"
+    wait_until(lambda: [c["prefetch_count"] > 100 for c in node.api("GET", consumers)] == [True], 20, "a full hand")
 
 
 def test_a_model_whose_answers_have_the_wrong_shape_ends_the_script_and_leaves_the_messages(pipeline, tmp_path):
@@ -310,6 +312,7 @@ def test_a_stop_between_two_tries_to_connect_makes_one_more_and_loses_nothing(no
         proxy.close()
 
 
+@pytest.mark.alone
 def test_features_says_what_was_not_confirmed_when_it_is_stopped_while_blocked(node, pipeline):
     node.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
     try:
@@ -436,6 +439,7 @@ def test_replicas_of_every_service_write_each_row_once(pipeline):
     pipeline.wait_for_rows(6000)
 
 
+@pytest.mark.alone
 def test_a_restart_of_the_broker_is_waited_for_and_loses_and_repeats_nothing(node, pipeline):
     for script in ("model", "metrics"):
         pipeline.connected(script)

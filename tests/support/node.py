@@ -6,7 +6,7 @@ import re
 import subprocess
 import urllib.request
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Dict, Sequence
 
 from deploy import node
 from deploy.node import find, free_ports, wait_until, works
@@ -23,6 +23,9 @@ class Node(node.Node):
         with self.settings.open("a") as file:
             file.write(settings.replace("127.0.0.1", self.ADDRESS))
         self.advanced.write_text(advanced)
+
+    def __getstate__(self) -> Dict[str, Any]:  # to another process, which cannot start or end it
+        return {**self.__dict__, "_server": None, "_epmd": None}
 
     def ctl(self, *arguments: str) -> str:
         """What rabbitmqctl says."""
