@@ -103,7 +103,16 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("alone, container" if "container" in item.name else "alone"))
 
 
-@pytest.fixture(params=[Node, ContainerNode], ids=["installed", "container"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "shared" in metafunc.fixturenames:
+        kinds = {"installed": Node, "container": ContainerNode}
+        if metafunc.definition.get_closest_marker("any_rabbitmq"):
+            here = "installed" if find("rabbitmq-server") else "container"
+            kinds = {here: kinds[here]}
+        metafunc.parametrize("shared", kinds.values(), ids=list(kinds), indirect=True)
+
+
+@pytest.fixture
 def shared(request: pytest.FixtureRequest, nodes: Callable[[Type[Node], bool], Shared]) -> Shared:
     """The RabbitMQ that is installed here (3.10 on Debian 12), and with Docker the image's (4.x)."""
     if request.param is ContainerNode and not works("docker info"):

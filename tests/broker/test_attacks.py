@@ -155,6 +155,7 @@ SPELLINGS = [
 ]
 
 
+@pytest.mark.any_rabbitmq
 def test_an_id_makes_one_row_however_its_number_is_written_on_each_of_the_queues(pipeline):
     def publish(queue: str, sample_id: str, body: str) -> None:
         pipeline.publish(queue, f'{{"id":{sample_id},"body":{body}}}'.encode())
@@ -179,6 +180,7 @@ def test_an_id_makes_one_row_however_its_number_is_written_on_each_of_the_queues
     assert pipeline.waiting("dead_letters") == 0
 
 
+@pytest.mark.any_rabbitmq
 def test_a_message_of_700_000_contradictions_takes_few_log_lines(pipeline):
     metrics = pipeline.connected("metrics")
     pipeline.publish("y_true", b"[" + b",".join(b'{"id":1,"body":%d}' % n for n in range(700_000)) + b"]")
@@ -326,6 +328,7 @@ def some_seconds(pipeline: Pipeline) -> None:
     assert pipeline.start("features", SAMPLES=3, INTERVAL=1.5).ends() == 0
 
 
+@pytest.mark.any_rabbitmq
 def test_large_messages_after_many_small_ones_do_not_pile_up_in_metrics_that_cannot_store(node, pipeline):
     wire = Wire()
     proxy = Proxy(node.port, wire)
@@ -465,6 +468,7 @@ def small_state(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.any_rabbitmq
 def test_a_full_disk_of_the_state_is_told_once_while_it_lasts_and_loses_nothing(small_state, pipeline):
     pipeline.connected("model")
     metrics = pipeline.connected("metrics")
@@ -478,6 +482,7 @@ def test_a_full_disk_of_the_state_is_told_once_while_it_lasts_and_loses_nothing(
     assert source.ends() == 0
 
 
+@pytest.mark.any_rabbitmq
 def test_a_pipe_in_place_of_the_csv_is_told_and_waited_for(pipeline):
     pipeline.csv.parent.mkdir()
     os.mkfifo(pipeline.csv)

@@ -25,6 +25,7 @@ def odd(name: str) -> Dict[str, str]:
 # --- models -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_rabbitmq
 def test_whatever_a_model_raises_is_one_line_and_ends_no_service(pipeline):
     model = pipeline.connected("model", **odd("unlucky"))
     for number in range(10):
@@ -48,6 +49,7 @@ def test_whatever_a_model_raises_is_one_line_and_ends_no_service(pipeline):
     assert max(map(len, warnings)) < 700
 
 
+@pytest.mark.any_rabbitmq
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -75,6 +77,7 @@ def test_what_is_no_model_ends_the_script_with_one_line_and_leaves_the_messages(
     assert pipeline.waiting("dead_letters") == 0
 
 
+@pytest.mark.any_rabbitmq
 def test_a_crash_of_a_models_native_code_says_where_it_was(pipeline):
     pipeline.publish("features", sample("a", [1, 2]))
     model = pipeline.start("model", **odd("crash"))
@@ -83,6 +86,7 @@ def test_a_crash_of_a_models_native_code_says_where_it_was(pipeline):
     assert "odd_models.py" in model.output
 
 
+@pytest.mark.any_rabbitmq
 def test_a_sample_that_a_working_model_gives_no_number_for_is_set_aside_and_stops_nothing(pipeline):
     model = pipeline.connected("model", **odd("nothing_for_one_column"))
     for number, body in enumerate(([1, 2], [3], [4, 5])):
@@ -96,12 +100,14 @@ def test_a_sample_that_a_working_model_gives_no_number_for_is_set_aside_and_stop
     assert model.stop() < 5
 
 
+@pytest.mark.any_rabbitmq
 def test_a_number_is_an_answer_for_one_sample(pipeline):
     pipeline.connected("model", **odd("squeezed"))
     pipeline.publish("features", sample("a", [1, 2]))
     assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 3.0)
 
 
+@pytest.mark.any_rabbitmq
 def test_of_many_samples_that_a_model_fails_on_twenty_a_second_are_logged(pipeline):
     model = pipeline.connected("model", **odd("good_from_a_hundred_on"))
     pipeline.publish("features", sample("good", [100]))
@@ -195,6 +201,7 @@ def test_dead_letters_go_back_byte_for_byte_and_those_whose_queue_is_gone_stay(p
     assert bodies(pipeline, "dead_letters") == [b"gone"]
 
 
+@pytest.mark.any_rabbitmq
 @pytest.mark.parametrize(
     "headers",
     [
@@ -290,11 +297,13 @@ def test_the_way_back_is_told_as_it_stands_in_its_docstring(pipeline):
     assert (result.returncode, result.stdout) == (0, "moved back: 0\n")
 
 
+@pytest.mark.any_rabbitmq
 def test_a_module_that_takes_signals_and_loggers_over_keeps_the_model_neither_from_a_stop_nor_from_its_log(pipeline):
     model = pipeline.connected("model", MODEL="support.deaf_model:predict")
     assert model.stop() < 5
 
 
+@pytest.mark.any_rabbitmq
 def test_a_process_that_a_model_starts_does_not_hold_a_stop_up(pipeline):
     model = pipeline.connected("model", **odd("with_a_process_of_its_own"))
     pipeline.publish("features", sample("a", [1]))

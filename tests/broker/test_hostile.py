@@ -71,6 +71,7 @@ def publish_by_api(node, vhost, queue, body):
     assert answer == {"routed": True}
 
 
+@pytest.mark.any_rabbitmq
 @pytest.mark.parametrize("queue", ["features", "y_true", "y_pred"])
 def test_a_hundred_malformed_messages_are_set_aside_and_the_good_ones_between_them_counted(
     pipeline, node, vhost, queue
@@ -115,6 +116,7 @@ def test_a_message_of_16_mib_is_set_aside_whole_and_a_good_one_is_answered(pipel
     assert model.output.count("connected to RabbitMQ") == 1
 
 
+@pytest.mark.any_rabbitmq
 def test_what_a_fuzzer_publishes_ends_as_a_row_or_a_dead_letter(pipeline):
     services = [pipeline.connected("model"), pipeline.connected("metrics")]
     encoded = JSON.map(lambda value: json.dumps(value).encode())
@@ -170,6 +172,7 @@ def small_logs(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.any_rabbitmq
 def test_a_full_disk_stops_metrics_until_there_is_room_and_loses_nothing(small_logs, pipeline):
     filler = small_logs / "filler"
     filler.write_bytes(b"x" * 40 * 1024)
@@ -184,6 +187,7 @@ def test_a_full_disk_stops_metrics_until_there_is_room_and_loses_nothing(small_l
     assert model.stop() < 5
 
 
+@pytest.mark.any_rabbitmq
 def test_read_only_logs_stop_metrics_and_plot_until_they_are_writable(small_logs, pipeline):
     subprocess.check_call(["mount", "-o", "remount,ro", small_logs])
     pipeline.connected("model")
@@ -196,6 +200,7 @@ def test_read_only_logs_stop_metrics_and_plot_until_they_are_writable(small_logs
     metrics.says("all well again")
 
 
+@pytest.mark.any_rabbitmq
 def test_metrics_waits_at_a_damaged_state_and_goes_on_when_it_is_moved_away(pipeline):
     metrics = pipeline.connected("metrics")
     pipeline.publish("y_true", b'[{"id":"a","body":1},{"id":"b","body":1}]')
@@ -215,12 +220,14 @@ def test_metrics_waits_at_a_damaged_state_and_goes_on_when_it_is_moved_away(pipe
     metrics.says("all well again")
 
 
+@pytest.mark.any_rabbitmq
 def test_pictures_go_to_a_folder_that_is_made_when_it_is_missing(pipeline, tmp_path):
     image = tmp_path / "a" / "b" / "c.png"
     pipeline.start("plot", IMG_FILE=image).says("no rows yet")
     assert image.exists()
 
 
+@pytest.mark.any_rabbitmq
 def test_a_csv_edited_meanwhile_by_a_spreadsheet_is_appended_to_and_nothing_is_written_twice(pipeline):
     metrics = pipeline.connected("metrics")
     both = ("y_true", "y_pred")

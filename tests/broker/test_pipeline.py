@@ -81,6 +81,7 @@ def test_a_drift_is_added_to_every_true_value(pipeline):
     assert labels == pytest.approx([total - 2.5 for total in sums])
 
 
+@pytest.mark.any_rabbitmq
 def test_a_seed_makes_the_same_samples_whatever_the_batch_size(pipeline):
     def made(size, seed=3, **settings):
         pipeline.start("features", SAMPLES=12, BATCH_SIZE=size, INTERVAL=0, SEED=seed, **settings).ends()
@@ -177,6 +178,7 @@ def test_a_slow_model_has_little_in_hand_and_a_fast_one_much(node, pipeline):
     wait_until(lambda: [c["prefetch_count"] > 100 for c in node.api("GET", consumers)] == [True], 20, "a full hand")
 
 
+@pytest.mark.any_rabbitmq
 def test_a_model_whose_answers_have_the_wrong_shape_ends_the_script_and_leaves_the_messages(pipeline, tmp_path):
     (tmp_path / "mine.py").write_text("def predict(X):\n    return X")
     pipeline.publish("features", sample("a", [1.0, 2.0]))
@@ -324,6 +326,7 @@ def test_features_says_what_was_not_confirmed_when_it_is_stopped_while_blocked(n
         node.ctl("set_vm_memory_high_watermark", "0.4")
 
 
+@pytest.mark.any_rabbitmq
 def test_large_messages_do_not_pile_up_in_features(pipeline):
     process = pipeline.connected("features", INTERVAL=0, BATCH_SIZE=10_000).says("samples published")
     process.says("samples published in")
