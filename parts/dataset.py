@@ -4,11 +4,12 @@ import csv
 import math
 import os
 from array import array
-from typing import List, TextIO, Tuple
+from typing import Iterator, List, TextIO, Tuple
 
 import numpy as np
 
 LARGEST = 100_000_000  # bytes of the file; its numbers take in memory four times as many at most
+LONGEST_LINE = 10_000_000  # characters; as texts, the cells of one line may take thirty times as many bytes
 
 
 class Dataset:
@@ -45,7 +46,7 @@ def read(path: str) -> Dataset:
 
 
 def _read(file: TextIO) -> Dataset:
-    lines = csv.reader(file, skipinitialspace=True)
+    lines = csv.reader(_lines(file), skipinitialspace=True)
     rows = ([cell.strip() for cell in row] for row in lines if any(map(str.strip, row)))  # none of the blank ones
     names = next(rows, [""])
     _check_names(names, f"line {max(1, lines.line_num)}")
@@ -63,6 +64,13 @@ def _read(file: TextIO) -> Dataset:
     if not numbers:
         raise ValueError("it must have a row below its header")
     return Dataset(names, np.frombuffer(numbers).reshape(-1, len(names)))
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"line {number} must have at most {LONGEST_LINE} characters, not {len(line)}")
+        yield line
 
 
 def _check_names(names: List[str], line: str) -> None:

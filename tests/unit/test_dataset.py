@@ -161,6 +161,12 @@ def test_a_data_set_larger_than_memory_is_meant_to_hold_is_refused_before_it_is_
         dataset.read(str(path))
 
 
+def test_a_line_that_as_cells_would_take_all_memory_is_refused(tmp_path):
+    assert (
+        sentence(tmp_path, "a,b\n" + "1," * 6_000_000) == "line 2 must have at most 10000000 characters, not 12000000"
+    )
+
+
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     def give_up(*_):
         raise AssertionError("it waits")
