@@ -1,18 +1,22 @@
 """The picture of the error: how it is distributed, lately and always, and how it changes over time."""
 
 import json
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Optional
 
 import numpy as np
-from matplotlib import rc_context
+
+os.environ["MPLBACKEND"] = "agg"  # a notebook's may be one that is not installed here
+from matplotlib import rc_context, rcdefaults
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from parts.summary import Summary
 
 HERE = Path(__file__).parent
+rcdefaults()  # whatever the user's own matplotlibrc says
 
 Words = Dict[str, str]
 WORDS: Dict[str, Words] = {name: json.loads((HERE / f"{name}.json").read_text("utf-8")) for name in ("en", "ru")}

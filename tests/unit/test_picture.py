@@ -1,6 +1,8 @@
 """plot: the picture, its marks and its words."""
 
 import os
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from io import BytesIO
@@ -17,8 +19,17 @@ from matplotlib.patches import StepPatch
 
 from parts.picture import WORDS, bar_edges, draw, in_words, number, sample_time
 from parts.summary import LARGEST, SMALLEST, Summary, fold
+from support.paths import ROOT
 
 EN = WORDS["en"]
+
+DRAW = """
+import sys
+from parts.image_file import save_image
+from parts.picture import WORDS, draw
+from parts.summary import Summary
+save_image(draw(Summary(), 0, WORDS["en"]), sys.argv[1])
+"""
 
 RANDOM = np.random.default_rng(0)
 HALF_NORMAL = np.abs(RANDOM.normal(0, 0.1, 1000))
@@ -249,3 +260,10 @@ def test_the_time_of_a_sample_is_read_from_its_id():
     )
     assert sample_time("sample-1") is None
     assert sample_time("00010101T000000.000000") is None  # too long ago for matplotlib
+
+
+def test_the_picture_is_the_same_whatever_matplotlib_is_told_by_the_user(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("savefig.dpi: 300\nsavefig.bbox: tight\nfont.size: 30\n")
+    env = {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": "module://not.installed", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / "picture.png")], check=True, env={**os.environ, **env})
+    assert matplotlib.image.imread(tmp_path / "picture.png").shape[:2] == (1000, 1600)
