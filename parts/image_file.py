@@ -30,7 +30,10 @@ def save_page(image_path: str, language: str, title: str, in_words: str, interva
     `in_words` is what the picture tells, `interval` the seconds in which it may change.
     """
     path = Path(image_path).with_name("index.html")
-    if path.exists() and not (path.is_file() and b"<!-- written by plot.py -->" in path.read_bytes()):
+    try:
+        if path.exists() and not (path.is_file() and b"<!-- written by plot.py -->" in path.read_bytes()):
+            return
+    except PermissionError:
         return
     page = PAGE.substitute(
         language=language,

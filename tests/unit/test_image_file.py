@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import matplotlib.image
@@ -69,6 +70,21 @@ def test_the_page_is_never_written_over_one_that_is_not_ours(tmp_path):
         page.write_text(other)
         save_page(str(tmp_path / "picture.png"), "en", "Errors", "3 rows", 10)
         assert page.read_text() == other
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_page_that_cannot_be_read_is_not_ours():
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "index.html"
+        page.write_text("mine")
+        page.chmod(0o600)
+        Path(folder).chmod(0o777)
+        os.seteuid(65534)
+        try:
+            save_page(f"{folder}/p.png", "en", "t", "w", 10)
+        finally:
+            os.seteuid(0)
+        assert page.read_text() == "mine"
 
 
 def test_a_pipe_in_place_of_the_page_is_not_waited_for(tmp_path):
