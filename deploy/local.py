@@ -3,12 +3,14 @@
 The node is the RabbitMQ that is installed here, else the image's in a container. Ctrl-C stops all.
 """
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import List, Optional
 
 from deploy.node import ContainerNode, Node, find
@@ -24,6 +26,8 @@ FILES = {
 def main() -> int:
     settings = {name: value for name, value in os.environ.items() if not name.startswith("RABBITMQ_")}
     node = Node() if find("rabbitmq-server") else ContainerNode()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a model may print what this terminal cannot show
     processes: List[subprocess.Popen] = []
     readers: List[threading.Thread] = []
     for sig in (signal.SIGTERM, signal.SIGHUP):
@@ -56,11 +60,14 @@ def main() -> int:
         print(f"no RabbitMQ: {error}", file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sig, signal.SIG_IGN)
         for process in processes:
             process.terminate()
         for process in processes:
             process.wait()
+            with suppress(ProcessLookupError):  # what a model has started would keep the reader waiting
+                os.killpg(process.pid, signal.SIGKILL)
         for reader in readers:
             reader.join()
         node.close()

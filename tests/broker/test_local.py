@@ -31,12 +31,15 @@ CONTAINER = "from deploy import local; local.find = lambda _: None"
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_make_local_runs_everything_until_it_is_stopped_and_leaves_nothing_behind(which, sig, tmp_path: Path):
     csv, env = tmp_path / "rows.csv", environment(tmp_path)
+    env["MODEL"] = "support.odd_models:with_a_program_that_it_forgets"
+    env["PYTHONPATH"] = "tests"
     command = [sys.executable, "-c", f"{which}; import sys; sys.exit(local.main())"]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: len(read_rows(csv)) > 5 and (tmp_path / "picture.png").exists(), 60, "rows and a picture")
     finally:
         process.send_signal(sig)
+        process.send_signal(sig)  # a terminal that is closed may send two
         said, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     for service in ("features", "model", "metrics"):

@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -86,6 +87,11 @@ def done_just_after_the_stop(X: np.ndarray) -> np.ndarray:
 
 def with_a_process_of_its_own(X: np.ndarray) -> np.ndarray:
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True).start()
+    return X.sum(axis=1)
+
+
+def with_a_program_that_it_forgets(X: np.ndarray) -> np.ndarray:
+    subprocess.Popen(["sleep", "100"])
     return X.sum(axis=1)
 
 
