@@ -19,6 +19,7 @@ Model = Callable[[np.ndarray], Any]  # (n_samples, n_features) float64 to n_samp
 
 #: Samples that a model may fail on before it has ever answered one: then it is the model that is wrong.
 FIRST_FAILURES = 20
+DEEPEST = 50_000  # calls in calls
 
 
 class Unusable(Exception):
@@ -30,25 +31,35 @@ def load(name: str) -> Model:
     module_name, colon, path = name.partition(":")
     if not module_name or not colon or not path:
         raise Unusable("it must be module:callable, as in examples.diabetes.model:predict")
-    sys.path.insert(0, os.getcwd())  # where the script lies elsewhere
     try:
+        sys.path.insert(0, os.getcwd())  # where the script lies elsewhere
         found = attrgetter(path)(importlib.import_module(module_name))
+        service.listen()  # what was imported may have taken signals over, as servers' libraries do
+        # Or have raised this; then a message of lists in lists in lists would overflow the stack of native code.
+        sys.setrecursionlimit(min(sys.getrecursionlimit(), DEEPEST))
+        _check(found)
+    except Unusable:
+        raise
     except BaseException as error:
-        theirs = [frame for frame in extract_tb(error.__traceback__) if frame.filename[0] != "<"][2:]  # below importlib
+        frames = extract_tb(error.__traceback__)[2:]  # below importlib
+        theirs = [frame for frame in frames if frame.filename[:1] not in ("", "<")]  # no file is called so
         where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
         raise Unusable(f"it must be there to import: {described(error)}{where}") from error
-    service.listen()  # what was imported may have taken signals and loggers over, as servers' libraries do
+    return found
+
+
+def _check(found: Any) -> None:
+    """Raises Unusable where this cannot be a model, and whatever an object raises that is asked what it is."""
     if inspect.isclass(found):
         raise Unusable("it must be a function, or a method of an object, and is a class: make an object of it")
     if not callable(found):
         raise Unusable(f"it must be callable, and is of type {type(found).__name__}")
     try:
-        inspect.signature(found).bind(np.empty((0, 0)))
+        inspect.signature(found, follow_wrapped=False).bind(np.empty((0, 0)))
     except TypeError as error:
         raise Unusable(f"it must take one argument, the array of samples: {error}") from error
     except ValueError:
         pass  # something built in that does not tell
-    return found
 
 
 class Inference:

@@ -1,15 +1,15 @@
 """A setting from the environment, checked: a wrong one ends the script with one line and exit code 2."""
 
 import os
-import sys
 from contextlib import suppress
 from typing import Any, Callable, List, NoReturn
 
 
 def refuse(message: str) -> NoReturn:
     """End the script because of a user's mistake: one line, exit code 2."""
-    one_line = " ".join(message.split())
-    print(one_line.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
+    one_line = " ".join(message.split()) + "\n"
+    with suppress(OSError):  # nobody is there to read it
+        os.write(2, one_line.encode("utf-8", "backslashreplace"))  # a model may have silenced sys.stderr
     os._exit(2)  # where a model has threads, Python itself would wait for them
 
 

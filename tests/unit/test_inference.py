@@ -1,6 +1,8 @@
 """model: predictions, and what becomes of samples that a model cannot digest."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -184,6 +186,27 @@ def test_what_cannot_be_a_model_is_known_before_the_first_message(tmp_path, monk
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(Unusable, match=complaint):
         load(f"{name}:predict")
+
+
+def test_a_decorator_may_give_the_model_more_than_the_samples(tmp_path, monkeypatch):
+    (tmp_path / "decorated.py").write_text(
+        "from functools import wraps\n"
+        "def with_factor(predict):\n"
+        "    return wraps(predict)(lambda X: predict(X, 2))\n"
+        "@with_factor\n"
+        "def predict(X, factor):\n"
+        "    return factor * X.sum(axis=1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert answers(load("decorated:predict"), [[1.0, 2.0]]) == [6.0]
+
+
+def test_a_model_that_recurses_deeply_leaves_a_message_of_lists_in_lists_readable(tmp_path):
+    (tmp_path / "deep.py").write_text("import sys; sys.setrecursionlimit(10**6); predict = sum")
+    read = "messages.decode(b'[' * 10_000_000, messages.FEATURES).faults[0]"
+    code = f"from parts import inference, messages; inference.load('deep:predict'); print({read})"
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, text=True)
+    assert said.startswith("it cannot be read: ")
 
 
 def test_a_masked_answer_is_none():

@@ -68,6 +68,15 @@ def test_a_wrong_setting_stops_the_script_with_one_line(without_broker, script, 
     assert "must" in line
 
 
+#: Like the proxies of some libraries, which load what they stand for when they are asked for its class.
+LAZY = """class Lazy:
+    @property
+    def __class__(self):
+        raise FileNotFoundError("no model.joblib")
+predict = Lazy()
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -75,6 +84,9 @@ def test_a_wrong_setting_stops_the_script_with_one_line(without_broker, script, 
         ("def predict(X:", "SyntaxError"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines (PATH, line 1)"),
+        ("import os, sys; sys.stderr = open(os.devnull, 'w'); 1 / 0", "ZeroDivisionError: division by zero (PATH"),
+        ("exec(compile('1 / 0', '', 'exec'))", "ZeroDivisionError: division by zero (PATH, line 1)"),
+        (LAZY, "FileNotFoundError: no model.joblib (PATH, line 4)"),
     ],
 )
 def test_a_model_that_cannot_be_imported_is_refused_with_the_place_in_one_line(
@@ -173,7 +185,9 @@ def test_without_a_broker_a_script_says_so_once_a_try_and_ends_when_asked(withou
     assert process.stop() < 5
     tries = [line for line in process.output.splitlines() if "no connection to RabbitMQ at 127.0.0.1:1" in line]
     assert "Connection refused" in tries[0]
-    assert len(tries) == len(process.output.splitlines())
+    [*others, last] = process.output.splitlines()
+    assert tries == others
+    assert last.endswith("INFO    asked to stop")
 
 
 def test_several_hosts_are_tried_in_turn(without_broker):
