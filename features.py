@@ -7,7 +7,6 @@ A true value is the sum of its sample's features plus Gaussian noise; with a dat
 its rows. Both messages of a sample carry its id; RabbitMQ confirms both, or they are published again with the same id.
 """
 
-import logging
 import math
 from functools import partial
 from textwrap import shorten
@@ -21,6 +20,7 @@ import numpy as np
 from parts import dataset, messages
 from parts.ids import Ids
 from parts.rabbitmq.broker import Broker, Message
+from parts.service import log
 
 INTERVAL = settings.number("INTERVAL", 5.0, 0, 86400)  # seconds between messages; 0 = as fast as the others keep up
 BATCH_SIZE = settings.number("BATCH_SIZE", 1, 1, 100_000, int)  # samples in one message
@@ -37,7 +37,6 @@ ID_AND_BRACES = 3  # numbers that they take as much room as
 
 Samples = Tuple[np.ndarray, np.ndarray]  # features, (n_samples, n_features), and true values, (n_samples,)
 
-log = logging.getLogger("features")
 progress = service.Progress("sample", "published")
 
 

@@ -6,7 +6,6 @@ Each poll reads only the rows that are new and folds them into counts and sums, 
 rows and its memory with nothing. Beside the picture, index.html shows it in a browser and keeps it fresh.
 """
 
-import logging
 import os
 import time
 from typing import Optional
@@ -17,14 +16,13 @@ from parts import service, settings  # first: from here on a request to stop is 
 from parts.follower import Follower
 from parts.image_file import save_image, save_page
 from parts.picture import WORDS, draw, in_words
+from parts.service import log
 from parts.summary import Summary, fold
 
 CSV_FILE = settings.text("CSV_FILE", "/app/logs/metric_log.csv")
 IMG_FILE = settings.text("IMG_FILE", "/app/logs/error_distribution.png")
 PLOT_INTERVAL = settings.number("PLOT_INTERVAL", 10.0, 0.1, 86400)  # seconds between polls
 PLOT_LANG = settings.choice("PLOT_LANG", "en", list(WORDS))  # of the picture and its page
-
-log = logging.getLogger("plot")
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ Whatever a user's editor did to the file in between, what is appended begins a l
 """
 
 import fcntl
-import logging
 import math
 import os
 import re
@@ -15,8 +14,7 @@ from typing import Iterator, List, Optional, Tuple
 import msgspec
 
 from parts.messages import ID
-
-log = logging.getLogger("csv")
+from parts.service import log
 
 HEADER = b"id,y_true,y_pred,absolute_error\n"
 LONGEST_LINE = 1024  # bytes; an id of 128 characters and three floats need less

@@ -5,7 +5,6 @@ crash in between, the CSV is longer than the state says, and what it holds beyon
 transaction also guards the CSV, so that replicas take turns.
 """
 
-import logging
 import sqlite3
 import time
 from contextlib import closing
@@ -15,10 +14,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import msgspec
 
 from parts.csv_file import CsvFile, Row, is_torn, lines, parse
-from parts.service import counted
+from parts.service import counted, log
 from parts.state import State
-
-log = logging.getLogger("ledger")
 
 SCHEMA = Path(__file__).with_name("ledger.sql").read_text()
 FORGET_AT_ONCE = 100_000  # halves, so that forgetting a million holds nothing up

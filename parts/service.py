@@ -14,12 +14,11 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, NoReturn
 
 from parts import settings
-
-log = logging.getLogger("service")
 
 LOG_LEVEL = settings.choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
 HEARTBEAT_FILE = settings.text("HEARTBEAT_FILE", "")  # kept fresh while the service does its job; "" = none
@@ -32,6 +31,32 @@ TICK = 0.2
 STOP_WITHIN = 4.0
 
 
+# --- the log ----------------------------------------------------------------------------------------
+
+
+class _Output(logging.StreamHandler):
+    """The standard output that the process was started with; where nobody reads it, nothing more can be said."""
+
+    def __init__(self) -> None:
+        try:
+            output = os.dup(1)
+        except OSError:  # it is closed
+            output = os.open(os.devnull, os.O_WRONLY)
+        # A user's text may hold what no encoding can write.
+        super().__init__(os.fdopen(output, "w", errors="backslashreplace"))
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+#: Where all of us say what happens. Not one of the loggers that others can find: a model, or what it imports, may
+#: disable those or send them elsewhere, and close or replace sys.stdout.
+log = logging.Logger("service", LOG_LEVEL)
+log.manager = logging.Manager(log)  # type: ignore[arg-type]
+log.addHandler(_Output())
+
+
 # --- start and stop ---------------------------------------------------------------------------------
 
 
@@ -42,16 +67,17 @@ stop = SimpleNamespace(requested=False)
 
 def _request_stop(*_: Any) -> None:
     stop.requested = True
-    # The second for when nobody reads what is logged, and the first waits to say so.
-    for seconds, end in ((STOP_WITHIN, cut_off), (STOP_WITHIN + 0.3, lambda: os._exit(0))):
-        timer = threading.Timer(seconds, end)
+    said = partial(log.info, "asked to stop")  # not here, where what is interrupted may hold the log's lock
+    # The last for when nobody reads what is logged, and the one before waits to say so.
+    for seconds, what in ((0.0, said), (STOP_WITHIN, cut_off), (STOP_WITHIN + 0.3, lambda: os._exit(0))):
+        timer = threading.Timer(seconds, what)
         timer.daemon = True
         timer.start()
 
 
 def cut_off() -> NoReturn:
     """End the process at once, in the middle of whatever it does."""
-    log.warning("cut off: what was in hand comes again")
+    log.warning("cut off: what is still in hand comes again")
     os._exit(0)
 
 
@@ -59,13 +85,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def listen(handler: Any = _request_stop) -> None:
-    """From now on a signal is a request to stop, and what we log is heard; to be called by the main thread."""
+    """From now on a signal is a request to stop; to be called by the main thread."""
     for number in STOP_SIGNALS:
         signal.signal(number, handler)
-    logging.disable(logging.NOTSET)
-    logging.root.setLevel(LOG_LEVEL)
-    for logger in logging.root.manager.loggerDict.values():
-        logger.disabled = False  # type: ignore[union-attr]
 
 
 listen()
@@ -76,13 +98,9 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def start(name: str) -> None:
-    """Set up the log of the service `name`."""
-    logging.basicConfig(
-        level=LOG_LEVEL, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
-    )
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a user's text may hold what no encoding can write
-    faulthandler.enable()  # a crash in native code, a model's, says where
+    """Get the service `name` ready to work."""
+    if sys.stderr:
+        faulthandler.enable()  # a crash in native code, a model's, says where
     # What messages are read into comes and goes by the thousand and holds no cycles; to look for cycles as often
     # as Python does by default cost 8 % of the pipeline's samples a second (beside a threshold of 50,000).
     gc.freeze()
@@ -96,10 +114,9 @@ def beat(well: bool) -> None:
         return
     try:
         if well:
-            with open(HEARTBEAT_FILE, "w"):
-                os.utime(HEARTBEAT_FILE)
-        elif os.path.exists(HEARTBEAT_FILE):
-            os.unlink(HEARTBEAT_FILE)
+            Path(HEARTBEAT_FILE).touch()
+        else:
+            Path(HEARTBEAT_FILE).unlink(missing_ok=True)
     except OSError as error:
         log.debug("no heartbeat: %s", error)  # the health check notices by itself
 

@@ -14,12 +14,21 @@ import hypothesis
 import pytest
 import trustme
 
+from parts.service import log
 from support.node import ContainerNode, Node, find, free_ports, works
 from support.pipeline import Pipeline
 from support.share import share
 
 hypothesis.settings.register_profile("here", deadline=None)  # how long an example takes is no property
 hypothesis.settings.load_profile("here")
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Hears our log too, which is none of those that Python knows."""
+    log.addHandler(caplog.handler)
+    yield caplog
+    log.removeHandler(caplog.handler)
 
 
 class Certificates(NamedTuple):

@@ -3,7 +3,6 @@
 Lives as long as the process. What depends on one connection is made anew by `on_ready` with each channel.
 """
 
-import logging
 import re
 import time
 from collections import deque
@@ -14,9 +13,7 @@ from pika.adapters.select_connection import IOLoop
 
 from parts.rabbitmq.hosts import hosts
 from parts.rabbitmq.wire import Connection, UsableAddresses
-from parts.service import Trouble
-
-log = logging.getLogger("rabbitmq")
+from parts.service import Trouble, log
 
 #: Seconds of silence after which a connection counts as dead; RabbitMQ waits for twice as long.
 #: (https://www.rabbitmq.com/docs/heartbeats)

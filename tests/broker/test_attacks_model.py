@@ -300,6 +300,10 @@ def test_the_way_back_is_told_as_it_stands_in_its_docstring(pipeline):
 @pytest.mark.any_rabbitmq
 def test_a_module_that_takes_signals_and_loggers_over_keeps_the_model_neither_from_a_stop_nor_from_its_log(pipeline):
     model = pipeline.connected("model", MODEL="support.deaf_model:predict")
+    pipeline.publish("features", sample("a", [1]))
+    model.says("a: y_pred 1.0000")
+    pipeline.publish("features", "no sample")
+    model.says("goes to dead_letters")
     assert model.stop() < 5
 
 
