@@ -26,14 +26,9 @@ class State:
         Raises NotNow, in place of SQLite's errors and of OSError; the state has not changed then.
         """
         try:
-            db = self._open()
-            db.execute(begin)
-            try:
+            with self._open() as db:  # commits at its end, or rolls back
+                db.execute(begin)
                 yield db
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
         except (OSError, sqlite3.Error) as error:
             reason = f"cannot store, so nothing is acknowledged: {error}"
             # SQLite's other errors have classes of their own; this one means a file that is damaged.
