@@ -30,10 +30,10 @@ class State:
                 db.execute(begin)
                 yield db
         except (OSError, sqlite3.Error) as error:
+            self.close()  # it may hold a lock, and the file may be moved away
             reason = f"cannot store, so nothing is acknowledged: {error}"
             # SQLite's other errors have classes of their own; this one means a file that is damaged.
             if type(error) is sqlite3.DatabaseError:
-                self.close()
                 reason += (
                     f". The state {self._path} is damaged: move it away, and its ids are read back from the CSV;"
                     " what waited unmatched in it is lost"
@@ -54,11 +54,7 @@ class State:
         self.close()
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         # Used by one thread at a time, the handler's, and closed by another.
-        db = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
-        try:
-            db.executescript(self._schema)
-        except sqlite3.Error:
-            db.close()
-            raise
-        self._db, self._opened = db, os.stat(self._path)
-        return db
+        self._db = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        self._db.executescript(self._schema)
+        self._opened = os.stat(self._path)
+        return self._db
