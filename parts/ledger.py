@@ -138,11 +138,11 @@ class Ledger:
         start = recorded
         if csv.length < recorded:
             log.warning("%s is shorter than it was: rows that are gone do not come back", self._csv_file)
-        if not recorded or csv.length < recorded or not csv.starts_a_line(recorded):
+        if not recorded or not csv.starts_a_line(recorded):
             start = 0
             csv.begin()
         tail = csv.tail()
-        if tail and start and len(tail) <= csv.length - start and is_torn(tail):
+        if start and is_torn(tail):
             log.warning("%s ended in a torn line, which is cut off: %r", self._csv_file, tail)
             csv.cut(csv.length - len(tail))
         elif tail:
