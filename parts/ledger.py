@@ -52,25 +52,22 @@ class Ledger:
 
     def write(self, y_true: Values, y_pred: Values) -> Paired:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
-        while True:
-            with self._state.transaction() as db, closing(CsvFile(self._csv_file)) as csv:
-                [recorded] = db.execute("SELECT length FROM csv").fetchone()
-                if recorded and recorded == csv.length:
-                    return self._write(db, csv, y_true, y_pred)
+        with self._state.transaction() as db, closing(CsvFile(self._csv_file)) as csv:
+            [recorded] = db.execute("SELECT length FROM csv").fetchone()
+            if not recorded or recorded != csv.length:
                 self._catch_up(db, csv, recorded)
-
-    def _write(self, db: sqlite3.Connection, csv: CsvFile, y_true: Values, y_pred: Values) -> Paired:
-        known = self._known(db, list({**y_true, **y_pred}))
-        paired = self._pair(y_true, y_pred, known)
-        if paired.waiting:
-            now = self._now(db)
-            db.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", ((*half, now) for half in paired.waiting))
-        if paired.rows:
-            db.executemany("INSERT INTO written VALUES (?, ?, ?)", paired.rows)
-            db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in paired.rows if row[0] in known))
-            csv.append(lines(paired.rows))
-            db.execute("UPDATE csv SET length = ?", (csv.length,))
-        return paired
+            known = self._known(db, list({**y_true, **y_pred}))
+            paired = self._pair(y_true, y_pred, known)
+            if paired.waiting:
+                now = self._now(db)
+                db.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", ((*half, now) for half in paired.waiting))
+            if paired.rows:
+                old = ((row[0],) for row in paired.rows if row[0] in known)
+                db.executemany("INSERT INTO written VALUES (?, ?, ?)", paired.rows)
+                db.executemany("DELETE FROM waiting WHERE id = ?", old)
+                csv.append(lines(paired.rows))
+                db.execute("UPDATE csv SET length = ?", (csv.length,))
+            return paired
 
     def look(self, ttl: float) -> None:
         """Now and then, forget what has waited for more than so many seconds, 0 = nothing, and log what waits."""
