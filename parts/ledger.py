@@ -93,11 +93,8 @@ class Ledger:
     def unmatched(self) -> Tuple[int, int, float]:
         """How many true values and how many predictions wait, and for how many seconds the oldest does."""
         with self._state.transaction("BEGIN") as db:  # reads only: no replica waits for it
-            true_values, predictions, since = db.execute(
-                "SELECT count(y_true), count(y_pred), min(since) FROM waiting"
-            ).fetchone()
-            now = self._now(db, update=False)
-        return true_values, predictions, now - (now if since is None else since)
+            query = "SELECT count(y_true), count(y_pred), ifnull(? - min(since), 0.0) FROM waiting"
+            return db.execute(query, (self._now(db, update=False),)).fetchone()
 
     def forget(self, age: float) -> int:
         """Drop halves that have waited for longer than so many seconds, at most FORGET_AT_ONCE; how many."""
