@@ -18,7 +18,6 @@ from parts.service import counted, log
 from parts.state import State
 
 SCHEMA = Path(__file__).with_name("ledger.sql").read_text()
-FORGET_AT_ONCE = 100_000  # halves, so that forgetting a million holds nothing up
 LOOK_EVERY = 2.0  # seconds between two looks at what waits
 
 Values = Dict[str, float]  # by id
@@ -77,8 +76,6 @@ class Ledger:
         forgotten = self.forget(ttl) if ttl else 0
         if forgotten:
             log.warning("forgotten after %g s without their other half: %d", ttl, forgotten)
-        if forgotten == FORGET_AT_ONCE:
-            return  # more at the next call, before they are counted
         true_values, predictions, age = self.unmatched()
         *before, age_before = self._told
         news = [true_values, predictions] != before and (age > 1 or not age)
@@ -97,12 +94,9 @@ class Ledger:
             return db.execute(query, (self._now(db, update=False),)).fetchone()
 
     def forget(self, age: float) -> int:
-        """Drop halves that have waited for longer than so many seconds, at most FORGET_AT_ONCE; how many."""
+        """Drop halves that have waited for longer than so many seconds; how many. A million take half a second."""
         with self._state.transaction() as db:
-            return db.execute(
-                "DELETE FROM waiting WHERE id IN (SELECT id FROM waiting WHERE since < ? LIMIT ?)",
-                (self._now(db) - age, FORGET_AT_ONCE),
-            ).rowcount
+            return db.execute("DELETE FROM waiting WHERE since < ?", (self._now(db) - age,)).rowcount
 
     def close(self) -> None:
         self._state.close()
