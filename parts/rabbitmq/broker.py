@@ -130,7 +130,8 @@ class Broker:
         if isinstance(error, service.NotNow):
             self._trouble.is_(str(error))
         elif error:
-            self._fail(error)
+            self._failure = error
+            self._close()
         else:
             self._trouble.over()
         if consumer and consumer is self._consumer and self._publisher:  # else RabbitMQ delivers them again
@@ -148,10 +149,6 @@ class Broker:
         if self._consumer:
             self._consumer.done([message.answers for message in messages if message.answers])
         self._producer.advance()
-
-    def _fail(self, error: BaseException) -> None:
-        self._failure = self._failure or error
-        self._close()
 
     # --- the clock: what was refused, the heartbeat, a stop -------------------------------------------
 
