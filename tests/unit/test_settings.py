@@ -23,7 +23,7 @@ WRONG = [
     ("features", "SEED", "abc"),
     ("features", "DRIFT", "500:0.5"),
     ("features", "DRIFT", "nan"),
-    ("features", "DRIFT", "1e301"),
+    ("features", "DRIFT", "1e291"),
     ("features", "DATASET", "/nowhere/data.csv"),
     ("features", "DATASET", "/dev/zero"),
     ("features", "DATASET", "README.md"),
@@ -46,16 +46,6 @@ WRONG = [
     ("plot", "LOG_LEVEL", "7"),
     ("plot", "PLOT_LANG", "fr"),
 ]
-
-
-def test_a_data_set_whose_labels_and_drift_overflow_is_refused(without_broker, tmp_path):
-    (tmp_path / "data.csv").write_text("x,label\n1,1.797e308\n")
-    process = without_broker.start("features", DATASET=tmp_path / "data.csv", DRIFT="1e300", INTERVAL=0)
-    assert process.says("no connection").stop() < 5  # they just fit
-    (tmp_path / "data.csv").write_text(f"x,label\n1,{sys.float_info.max!r}\n")
-    process = without_broker.start("features", DATASET=tmp_path / "data.csv", DRIFT="1e300")
-    assert process.ends() == 2
-    assert "labels and DRIFT=1e+300 add up to more than a float holds" in process.output
 
 
 @pytest.mark.parametrize(("script", "name", "value"), WRONG)
