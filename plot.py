@@ -65,14 +65,8 @@ def show(summary: Summary, last_change: float) -> None:
     words = WORDS[PLOT_LANG]
     save_image(draw(summary, last_change, words), IMG_FILE)
     save_page(IMG_FILE, PLOT_LANG, words["title"], in_words(summary, words), PLOT_INTERVAL)
-    log.info("%s: %s", told(summary), IMG_FILE)
-
-
-def told(summary: Summary) -> str:
-    """The summary in a few words, for the log."""
-    if not summary.rows:
-        return "no rows yet"
-    return f"{service.counted(summary.rows, 'row')}, MAE {summary.mae:.4f}"
+    told = f"{service.counted(summary.rows, 'row')}, MAE {summary.mae:.4f}" if summary.rows else "no rows yet"
+    log.info("%s: %s", told, IMG_FILE)
 
 
 if __name__ == "__main__":
