@@ -2,7 +2,6 @@
 
 import secrets
 import time
-from datetime import datetime, timezone
 from functools import lru_cache
 from typing import List
 
@@ -26,4 +25,4 @@ class Ids:
 
 @lru_cache(maxsize=1)  # to format a time takes ten times as long as a number
 def _second(since_1970: int) -> str:
-    return f"{datetime.fromtimestamp(since_1970, timezone.utc):%Y%m%dT%H%M%S}"
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(since_1970))
