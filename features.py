@@ -54,10 +54,10 @@ def generate(random: np.random.Generator, n_features: int, noise: float, n_sampl
 def published(take: Callable[[int], Samples], at_once: int) -> Iterator[List[Message]]:
     """The messages, step by step: a batch's true values and its features. So many samples are made at once."""
     ids = Ids()
-    made = 0
-    while not SAMPLES or made < SAMPLES:
-        n = min(at_once, SAMPLES - made) if SAMPLES else at_once
-        made += n
+    left = SAMPLES or math.inf
+    while left:
+        n = int(min(at_once, left))
+        left -= n
         X, y_true = take(n)
         samples = ids.take(n), X.tolist(), (y_true + DRIFT).tolist()
         for start in range(0, n, BATCH_SIZE):
