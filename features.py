@@ -78,7 +78,7 @@ def source() -> Tuple[Callable[[int], Samples], int]:
         return partial(generate, random, N_FEATURES, NOISE), N_FEATURES
     try:
         data = dataset.read(DATASET)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         settings.refuse(f"DATASET={DATASET!r} is not allowed: {error}")
     *names, label = (shorten(name, 100, placeholder=" …") for name in data.names)
     features = shorten(", ".join(names), 1000, placeholder=" …")
