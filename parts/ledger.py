@@ -32,9 +32,6 @@ class Paired(NamedTuple):
     contradictions: List[Tuple[str, str, float]]  # id, half, and the value that came later and is dropped
 
 
-Pair = Callable[[Values, Values, Known], Paired]
-
-
 class Ledger:
     """The CSV and its state; `pair` is the join.
 
@@ -42,7 +39,7 @@ class Ledger:
     CSV all the same are taken as written by the next call.
     """
 
-    def __init__(self, csv_file: str, state_file: str, pair: Pair) -> None:
+    def __init__(self, csv_file: str, state_file: str, pair: Callable[[Values, Values, Known], Paired]) -> None:
         self._pair = pair
         self._csv_file = csv_file
         self._state = State(state_file, SCHEMA)
