@@ -24,7 +24,7 @@ from parts.service import log
 
 INTERVAL = settings.number("INTERVAL", 5.0, 0, 86400)  # seconds between messages; 0 = as fast as the others keep up
 BATCH_SIZE = settings.number("BATCH_SIZE", 1, 1, 100_000, int)  # samples in one message
-SAMPLES = settings.number("SAMPLES", 0, 0, 10**12, int)  # stop after so many, all confirmed; 0 = never
+SAMPLES = settings.number("SAMPLES", 0, 0, 10**12, int) or math.inf  # stop after so many, all confirmed; 0 = never
 N_FEATURES = settings.number("N_FEATURES", 10, 1, 100_000, int)  # numbers in one sample
 NOISE = settings.number("NOISE", 0.1, 0, 1e300)  # standard deviation of the noise in y_true
 SEED = settings.number("SEED", None, 0, 2**128, int)  # makes the same samples every time; unset = others every time
@@ -54,7 +54,7 @@ def generate(random: np.random.Generator, n_features: int, noise: float, n_sampl
 def published(take: Callable[[int], Samples], at_once: int) -> Iterator[List[Message]]:
     """The messages, step by step: a batch's true values and its features. So many samples are made at once."""
     ids = Ids()
-    left = SAMPLES or math.inf
+    left = SAMPLES
     while left:
         n = int(min(at_once, left))
         left -= n
@@ -98,13 +98,13 @@ def main() -> None:
         )
     broker = Broker("features", ["features", "y_true"])
     at_once = 1 if INTERVAL else max(1, min(AT_ONCE, largest) // BATCH_SIZE)
-    steps = math.ceil(SAMPLES / BATCH_SIZE) if SAMPLES else math.inf
+    steps = np.ceil(SAMPLES / BATCH_SIZE)
     broker.produce(published(take, at_once * BATCH_SIZE), steps, INTERVAL, pace=["features", "y_true"])
     unconfirmed = broker.run()
     if unconfirmed:
         log.warning("not confirmed before the stop: %s", service.counted(unconfirmed, "message"))
-    elif SAMPLES and not service.stop.requested:
-        log.info("all %s published and confirmed", service.counted(SAMPLES, "sample"))
+    elif not service.stop.requested:
+        log.info("all %s published and confirmed", service.counted(int(SAMPLES), "sample"))
 
 
 if __name__ == "__main__":
