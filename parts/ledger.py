@@ -9,7 +9,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import msgspec
 
@@ -132,12 +132,11 @@ class Ledger:
             csv.cut(csv.length - len(tail))
         elif tail:
             csv.append(b"")  # but for its newline
-
-        def rows() -> Iterator[Row]:
-            return filter(None, map(parse, csv.lines(start)))
-
-        count = db.executemany("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", rows()).rowcount
-        if count > 0:
-            db.executemany("DELETE FROM waiting WHERE id = ?", ((row[0],) for row in rows()))
+        count = 0
+        for row in filter(None, map(parse, csv.lines(start))):
+            if db.execute("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", row).rowcount:
+                db.execute("DELETE FROM waiting WHERE id = ?", row[:1])
+                count += 1
+        if count:
             log.info("%s of %s not known to be written until now", counted(count, "row"), self._csv_file)
         db.execute("UPDATE csv SET length = ?", (csv.length,))
