@@ -5,9 +5,8 @@ Lives as long as the process: what was not confirmed when a channel was lost is 
 
 import math
 import time
-from collections import deque
 from operator import attrgetter
-from typing import Any, Deque, Iterator, List, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence
 
 from parts import service
 from parts.rabbitmq.connection import Connector
@@ -24,7 +23,7 @@ class Producer:
 
     def __init__(self, connector: Connector) -> None:
         self.steps_left = math.inf  # to make
-        self.unconfirmed: Deque[Message] = deque()  # by channels that are gone
+        self.unconfirmed: List[Message] = []  # by the last channel, which is gone
         self._connector = connector
         self._source: Optional[Iterator[List[Message]]] = None
         self._interval = 0.0
@@ -42,8 +41,9 @@ class Producer:
         """Go on on a new channel."""
         self._publisher = publisher
         self._due = max(self._due, time.monotonic())  # what was not made while away is not made up for
-        while self.unconfirmed:
-            publisher.publish(self.unconfirmed.popleft())
+        for message in self.unconfirmed:
+            publisher.publish(message)
+        self.unconfirmed = []
         if self._pace:
             self._depth = Depth(publisher, self._connector.loop, self._pace, self.advance)
         self.advance()
@@ -52,8 +52,7 @@ class Producer:
         """The channel is gone, and all that it had not confirmed is to be published again."""
         if self._publisher:
             # At once: what it returned, as from a queue that was deleted, RabbitMQ confirms a moment later.
-            own = [message for message in self._publisher.unconfirmed() if message.answers is None]
-            self.unconfirmed.extendleft(reversed(own))
+            self.unconfirmed = [message for message in self._publisher.unconfirmed() if message.answers is None]
         self._publisher = self._depth = None
 
     def advance(self) -> None:
