@@ -89,7 +89,7 @@ def source() -> Tuple[Callable[[int], Samples], int]:
 
 
 def main() -> None:
-    service.start("features")
+    service.start()
     take, n_features = source()
     largest = LARGEST_MESSAGE // (n_features + ID_AND_BRACES)
     if largest < BATCH_SIZE:

@@ -69,7 +69,7 @@ def store(ledger: Ledger, deliveries: List[Delivery]) -> Iterator[Message]:
 
 
 def main() -> None:
-    service.start("metrics")
+    service.start()
     settings.differ("STATE_FILE", STATE_FILE, "CSV_FILE", CSV_FILE)
     ledger = Ledger(CSV_FILE, STATE_FILE, pair)
     broker = Broker("metrics", ["y_true", "y_pred"])

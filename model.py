@@ -48,7 +48,7 @@ def answer(inference: Inference, deliveries: List[Delivery]) -> Iterator[Message
 
 
 def main() -> None:
-    service.start("model")
+    service.start()
     broker = Broker("model", ["features", "y_pred"])
     try:
         broker.consume(["features"], partial(answer, Inference(load(MODEL) if MODEL else predict)))

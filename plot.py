@@ -26,7 +26,7 @@ PLOT_LANG = settings.choice("PLOT_LANG", "en", list(WORDS))  # of the picture an
 
 
 def main() -> None:
-    service.start("plot")
+    service.start()
     settings.differ("IMG_FILE", IMG_FILE, "CSV_FILE", CSV_FILE)
     follower: Optional[Follower] = None
     summary = Summary()  # of the rows read so far

@@ -1,7 +1,7 @@
 """What every service needs besides its work: the stop signal, a heartbeat, and its kinds of log lines.
 
 To be imported first: from then on a request to stop is kept, however long the other imports take. Each script
-calls `start(NAME)`, looks at `stop.requested` every `TICK` seconds and calls `beat(well)` as often, so that a
+calls `start()`, looks at `stop.requested` every `TICK` seconds and calls `beat(well)` as often, so that a
 container's health check can see whether it does its job.
 """
 
@@ -97,15 +97,14 @@ os.register_at_fork(after_in_child=partial(listen, signal.SIG_DFL))  # a process
 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def start(name: str) -> None:
-    """Get the service `name` ready to work."""
+def start() -> None:
+    """To be called once all is imported: what Python is to do about memory and crashes."""
     if sys.stderr:
         faulthandler.enable()  # a crash in native code, a model's, says where
     # What messages are read into comes and goes by the thousand and holds no cycles; to look for cycles as often
     # as Python does by default cost 8 % of the pipeline's samples a second (beside a threshold of 50,000).
     gc.freeze()
     gc.set_threshold(10_000)
-    log.debug("%s starts as process %d", name, os.getpid())
 
 
 def beat(well: bool) -> None:

@@ -34,7 +34,7 @@ class Run:
         monkeypatch.setattr(plot, "time", self)
         monkeypatch.setattr(plot, "fold", self._fold)
         monkeypatch.setattr(plot, "draw", self._draw)
-        monkeypatch.setattr(plot.service, "start", lambda _name: None)
+        monkeypatch.setattr(plot.service, "start", lambda: None)
         monkeypatch.setattr(plot.service, "stop", SimpleNamespace(requested=False))
         monkeypatch.setattr(plot.service, "beat", self.beats.append)
 
