@@ -41,7 +41,7 @@ ENCODER = msgspec.json.Encoder()
 UNREADABLE = (ValueError, msgspec.MsgspecError, RecursionError)
 
 
-class Message(NamedTuple):
+class Decoded(NamedTuple):
     """One decoded message: its good items in order, and what is wrong with the others."""
 
     ids: List[str]
@@ -51,7 +51,7 @@ class Message(NamedTuple):
     is_batch: bool
 
 
-def decode(raw: bytes, decoder: Any) -> Message:
+def decode(raw: bytes, decoder: Any) -> Decoded:
     """Read a message by `VALUES` or by `FEATURES`."""
     try:
         document = decoder.decode(raw)
@@ -59,7 +59,7 @@ def decode(raw: bytes, decoder: Any) -> Message:
         ids = _ids([item.id for item in items])
     except UNREADABLE:
         return _decode_by_item(raw, decoder)
-    return Message(ids, [item.body for item in items], range(len(ids)), {}, items is document)
+    return Decoded(ids, [item.body for item in items], range(len(ids)), {}, items is document)
 
 
 def encode(ids: Sequence[str], bodies: Sequence[Any], is_batch: bool) -> bytes:
@@ -75,7 +75,7 @@ def encode(ids: Sequence[str], bodies: Sequence[Any], is_batch: bool) -> bytes:
     return ENCODER.encode(items if is_batch else items[0])
 
 
-def offending(raw: bytes, message: Message, faults: Dict[int, str]) -> Iterator[Tuple[bytes, str]]:
+def offending(raw: bytes, message: Decoded, faults: Dict[int, str]) -> Iterator[Tuple[bytes, str]]:
     """What of a message is to be set aside, byte for byte, each with its reason.
 
     That is the whole message where nothing in it is good, or too much is bad, else each bad item as it stands in the
@@ -91,7 +91,7 @@ def offending(raw: bytes, message: Message, faults: Dict[int, str]) -> Iterator[
             yield bytes(pieces[position]), f"item {position + 1} of the batch: {reason}"
 
 
-def _decode_by_item(raw: bytes, decoder: Any) -> Message:
+def _decode_by_item(raw: bytes, decoder: Any) -> Decoded:
     """Read a message in which something is wrong."""
     try:
         msgspec.json.decode(raw.decode("utf-8"), type=msgspec.Raw)  # is all of it JSON?
@@ -102,7 +102,7 @@ def _decode_by_item(raw: bytes, decoder: Any) -> Message:
     except UNREADABLE as error:
         place = re.search(r"\(byte (\d+)\)", str(error))
         found = f": {str(raw[int(place[1]) :][:20])[1:]}" if place else ""
-        return Message([], [], [], {0: f"it cannot be read: {error}{found}"}, False)
+        return Decoded([], [], [], {0: f"it cannot be read: {error}{found}"}, False)
     ids: List[str] = []
     bodies: List[Any] = []
     positions: List[int] = []
@@ -117,11 +117,11 @@ def _decode_by_item(raw: bytes, decoder: Any) -> Message:
             named = f" (id {bytes(fields['id']).decode()[: LONGEST_ID + 3]})" if "id" in fields else ""
             faults[position] = f"no sample: {error}{named}"
             if len(faults) > MOST_FAULTS:
-                return Message([], [], [], faults, is_batch)
+                return Decoded([], [], [], faults, is_batch)
         else:
             bodies.append(sample.body)
             positions.append(position)
-    return Message(ids, bodies, positions, faults, is_batch)
+    return Decoded(ids, bodies, positions, faults, is_batch)
 
 
 def _ids(given: List[Any]) -> List[str]:

@@ -20,7 +20,7 @@ from parts import service
 from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
 from parts.rabbitmq.consumer import Consumer, Delivery
 from parts.rabbitmq.producer import Producer
-from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, aside, fitting
+from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, allowed, aside
 
 __all__ = ["Broker", "Delivery", "Message", "aside"]
 
@@ -138,7 +138,7 @@ class Broker:
             if error:
                 consumer.put_back(portion)
             elif portion:
-                for message in map(fitting, done.result()):
+                for message in map(allowed, done.result()):
                     if message.answers:
                         message.answers.waits_for += 1
                     self._publisher.publish(message)

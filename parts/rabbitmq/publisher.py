@@ -37,7 +37,7 @@ def aside(delivery: Delivery, body: bytes, reason: str) -> Message:
     return Message(DEAD_LETTERS, body, delivery, {"x-queue": delivery.queue, "x-reason": reason})
 
 
-def fitting(answer: Message) -> Message:
+def allowed(answer: Message) -> Message:
     """This answer, where RabbitMQ takes one so large; else what sets aside the delivery that it answers."""
     if len(answer.body) <= LARGEST or not answer.answers or answer.headers:
         return answer
