@@ -359,6 +359,7 @@ def test_large_messages_after_many_small_ones_do_not_pile_up_in_metrics_that_can
         proxy.close()
 
 
+@pytest.mark.any_rabbitmq
 def test_large_messages_after_many_small_ones_do_not_pile_up_in_a_model_that_is_refused(node, pipeline):
     def batch(size: int) -> bytes:
         return json.dumps([sample(f"a{number}", [0.1234] * 10) for number in range(size)]).encode()
