@@ -46,19 +46,18 @@ def read(path: str) -> Dataset:
 
 
 def _read(file: TextIO) -> Dataset:
-    lines = csv.reader(_lines(file), skipinitialspace=True)
-    rows = ([cell.strip() for cell in row] for row in lines if any(map(str.strip, row)))  # none of the blank ones
-    names = next(rows, [""])
-    _check_names(names, f"line {max(1, lines.line_num)}")
+    rows = _rows(file)
+    line, names = next(rows, (1, [""]))
+    _check_names(names, f"line {line}")
     numbers = array("d")
-    for row in rows:
+    for line, row in rows:
         if len(row) != len(names):
             found = f"{len(row)}: {_shown(','.join(row))}"
-            raise ValueError(f"line {lines.line_num} must have {len(names)} columns as the header, not {found}")
+            raise ValueError(f"line {line} must have {len(names)} columns as the header, not {found}")
         for name, cell in zip(names, row):
             number = _number(cell)
             if not math.isfinite(number):
-                where = f"line {lines.line_num}, column {_shown(name)}"
+                where = f"line {line}, column {_shown(name)}"
                 raise ValueError(f"{where} must be a finite number like 1234.5 (no comma), not {_shown(cell)}")
             numbers.append(number)
     if not numbers:
@@ -66,11 +65,15 @@ def _read(file: TextIO) -> Dataset:
     return Dataset(names, np.frombuffer(numbers).reshape(-1, len(names)))
 
 
-def _lines(file: TextIO) -> Iterator[str]:
+def _rows(file: TextIO) -> Iterator[Tuple[int, List[str]]]:
+    """The number of each line that is not blank, and its cells."""
     for number, line in enumerate(file, 1):
         if len(line) > LONGEST_LINE:
             raise ValueError(f"line {number} must have at most {LONGEST_LINE} characters, not {len(line)}")
-        yield line
+        # Line by line: a quoted cell that does not end would be read to the end of the file.
+        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
+        if any(cells):
+            yield number, cells
 
 
 def _check_names(names: List[str], line: str) -> None:
