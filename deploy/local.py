@@ -46,7 +46,7 @@ def main() -> int:
             label = f"{name:8} |"
             if sys.stdout.isatty():
                 label = f"\033[{32 + number}m{label}\033[0m"
-            readers.append(threading.Thread(target=show, args=(label, process)))
+            readers.append(threading.Thread(target=show, args=(label, process), daemon=True))
             readers[-1].start()
         # Features ends by itself after its SAMPLES; whoever ends with an error ends all.
         codes: List[Optional[int]] = [None]
@@ -66,10 +66,10 @@ def main() -> int:
             process.terminate()
         for process in processes:
             process.wait()
-            with suppress(ProcessLookupError):  # what a model has started would keep the reader waiting
+            with suppress(OSError):  # what a model has started
                 os.killpg(process.pid, signal.SIGKILL)
         for reader in readers:
-            reader.join()
+            reader.join(1)  # what has left that group may hold the output open
         node.close()
 
 

@@ -189,6 +189,6 @@ class ContainerNode(Node):
 def _group_lives(group: int) -> bool:
     try:
         os.killpg(group, 0)
-    except ProcessLookupError:
+    except OSError:
         return False
     return True
