@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import random
 import shutil
 import signal
 import socket
@@ -9,8 +10,9 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
 
 AnyNode = TypeVar("AnyNode", bound="Node")
 
@@ -32,14 +34,18 @@ def works(command: str) -> bool:
 
 
 def free_ports(count: int) -> List[int]:
-    """Ports of loopback on which nobody listens."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports of loopback on which nobody listens.
+
+    They lie below those that Linux and macOS give to outgoing connections: one of these could take a port before the
+    node listens there, or while it restarts. (https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html)
+    """
+    ports: Set[int] = set()
+    while len(ports) < count:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as s, suppress(OSError):  # somebody listens there
+            s.bind(("127.0.0.1", port))
+            ports.add(port)
+    return list(ports)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
