@@ -14,7 +14,7 @@ import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from parts import service
 from parts.rabbitmq.connection import ANSWER_WITHIN, Connector
@@ -43,7 +43,8 @@ class Broker:
     def __init__(self, name: str, queues: Sequence[str]) -> None:
         self._name = name
         queues = [*queues, DEAD_LETTERS]
-        self._connector = Connector(f"{name}@{socket.gethostname()}", queues, self._on_ready, self._on_lost)
+        client = f"{name}@{socket.gethostname()}"
+        self._connector = Connector(client, queues, self._on_ready, self._on_lost, self._on_depths)
         self._producer = Producer(self._connector)
         self._consumed: Sequence[str] = ()
         self._handle: Handler = lambda deliveries: ()
@@ -101,6 +102,11 @@ class Broker:
         self._publisher = self._consumer = None  # what answers a delivery is made again when that comes again
         self._producer.lose()
 
+    def _on_depths(self, depths: Dict[str, int]) -> None:
+        if self._consumer:
+            self._consumer.on_depths(depths)
+        self._producer.on_depths(depths)
+
     # --- deliveries in, answers out -------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -153,6 +159,7 @@ class Broker:
     # --- the clock: what was refused, the heartbeat, a stop -------------------------------------------
 
     def _tick(self) -> None:
+        self._connector.tend()
         if self._publisher:
             self._publisher.tend()
             if self._publisher.silence(bool(self._connector.blocked.reason)) > ANSWER_WITHIN:

@@ -7,7 +7,7 @@ import re
 import time
 from collections import deque
 from functools import partial
-from typing import Any, Callable, Deque, Iterable, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, Iterable, Optional, Sequence
 
 from pika.adapters.select_connection import IOLoop
 
@@ -36,7 +36,8 @@ QUEUE_DIFFERS = re.compile("RESOURCE_LOCKED|inequivalent arg")  # RabbitMQ's wor
 class Connector:
     """Keeps one connection with one channel open, until it is told to close.
 
-    `on_ready` is called with each channel, when its queues are declared; `on_lost` when it is gone.
+    `on_ready` is called with each channel, when its queues are declared; `on_lost` when it is gone. `on_depths` is
+    called with how many messages wait in each queue, every half minute and after each `ask`.
     """
 
     def __init__(
@@ -45,14 +46,14 @@ class Connector:
         queues: Sequence[str],
         on_ready: Callable[[Any], None],
         on_lost: Callable[[], None],
+        on_depths: Callable[[Dict[str, int]], None],
     ) -> None:
         self.client = client
         self.loop = IOLoop()
         self.closing = False
         self.blocked = Trouble()  # RabbitMQ takes nothing from publishers
-        self.on_depth: Optional[Callable[[str, int], None]] = None  # called now and then with a queue and its depth
-        self._queues = queues
-        self._on_ready, self._on_lost = on_ready, on_lost
+        self._on_ready, self._on_lost, self._on_depths = on_ready, on_lost, on_depths
+        self._depths = dict.fromkeys(queues, 0)  # how many messages waited in each queue when it was last asked
         self._hosts: Deque[Any] = deque(hosts())
         for parameters in self._hosts:
             parameters.client_properties = {"connection_name": client}
@@ -60,8 +61,10 @@ class Connector:
             if parameters.heartbeat is None:
                 parameters.heartbeat = HEARTBEAT
         self._connection: Any = None
+        self._channel: Any = None
         self._ready_since: Optional[float] = None
-        self._answered = False  # RabbitMQ has, since it was asked
+        self._asked_at = 0.0  # by the monotonic clock
+        self._answered = False  # RabbitMQ has, since then
         self._why_left = ""  # where it was we who closed the connection
         self._pause = FIRST_PAUSE
         self._failures = 0  # how many connections, or tries for one, have ended
@@ -104,41 +107,45 @@ class Connector:
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(lambda *_: self.blocked.over())
-        self._answered = False
-        channel = connection.channel(on_open_callback=self._on_channel)
-        self.loop.call_later(ANSWER_WITHIN, partial(self._look, channel))
-
-    def _look(self, channel: Any) -> None:
-        """Leave a channel that did not answer; else ask it again, behind all else that it is asked for."""
-        if channel.connection is not self._connection:
-            return
-        if not self._answered and not self.blocked.reason:  # blocked, it reads nothing
-            self.leave(f"it has answered nothing for {ANSWER_WITHIN:g} s")
-        elif self._answered and channel.is_open:
-            self._ask(channel)
-        self.loop.call_later(ANSWER_WITHIN, partial(self._look, channel))
+        self._asked_at, self._answered = time.monotonic(), False
+        self._channel = connection.channel(on_open_callback=self._on_channel)
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(lambda _: self.leave("a queue was deleted or moved"))
         channel.add_on_return_callback(lambda *_: self.leave("a queue was deleted"))
-        self._ask(channel)
+        self._answered = True
+        self.ask()
 
-    def _ask(self, channel: Any) -> None:
-        """Declare the queues: those that aren't there are made, and RabbitMQ tells how many messages wait in each."""
-        self._answered = False
-        for queue in self._queues:
-            channel.queue_declare(queue, durable=True, callback=partial(self._on_declared, channel))
+    def tend(self) -> None:
+        """Leave a channel that does not answer, else ask it again, behind all else; to be called often."""
+        now = time.monotonic()
+        if self.blocked.reason:  # it reads nothing
+            self._asked_at = now
+        if now - self._asked_at > ANSWER_WITHIN:
+            if not self._answered:
+                self.leave(f"it has answered nothing for {ANSWER_WITHIN:g} s")
+            self.ask()
+
+    def ask(self) -> None:
+        """Declare the queues, unless an answer is due: RabbitMQ makes those that aren't there, and tells of all."""
+        if not (self._answered and self._channel and self._channel.is_open):
+            return
+        self._asked_at, self._answered = time.monotonic(), False
+        for queue in self._depths:
+            self._channel.queue_declare(queue, durable=True, callback=partial(self._on_declared, self._channel))
 
     def _on_declared(self, channel: Any, frame: Any) -> None:
+        self._depths[frame.method.queue] = frame.method.message_count
         # RabbitMQ works through a channel in order: when it answers for the last queue, all are there.
-        self._answered = frame.method.queue == self._queues[-1]
-        if self.on_depth:
-            self.on_depth(frame.method.queue, frame.method.message_count)
-        elif self._ready_since is None and self._answered and channel.is_open:
+        if frame.method.queue != list(self._depths)[-1] or channel is not self._channel:
+            return
+        self._answered = True
+        if self._ready_since is None:
             log.info("connected to RabbitMQ at %s", self.where)
             self._ready_since = time.monotonic()
             self._on_ready(channel)
+        self._on_depths(self._depths)
 
     def _on_channel_closed(self, channel: Any, error: BaseException) -> None:
         if not channel.connection.is_open:
@@ -170,11 +177,11 @@ class Connector:
         self.loop.call_later(pause, self.connect)
 
     def _lose(self) -> None:
+        self._channel = None
         if self._ready_since is not None:
             if time.monotonic() - self._ready_since > LONGEST_PAUSE:
                 self._pause = FIRST_PAUSE
             self._ready_since = None
-            self.on_depth = None
             self._on_lost()
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:

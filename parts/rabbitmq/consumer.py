@@ -64,7 +64,6 @@ class Consumer:
         self._bytes = 0  # of these
         self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
         self._held_back_since: Dict[str, Optional[float]] = dict.fromkeys(queues)  # the last arrival before that
-        connector.on_depth = self._on_depth
         self._set_prefetch(FIRST)
 
     def _set_prefetch(self, prefetch: int) -> None:
@@ -132,16 +131,17 @@ class Consumer:
         self._looks.remove(seconds)
         self._on_arrival()
 
-    def _on_depth(self, queue: str, waiting: int) -> None:
-        """Leave a RabbitMQ that had some for us when it was last asked, has some now, and has delivered none meanwhile.
+    def on_depths(self, depths: Dict[str, int]) -> None:
+        """Leave a RabbitMQ that had some for us when it last told, has some now, and has delivered none meanwhile.
 
         After a split of a cluster's network it may count as in our hands what we have acknowledged, and when that is
         all that we may have, it delivers no more. (https://github.com/rabbitmq/rabbitmq-server/issues/15473)
         """
-        held_back = queue in self._arrived and waiting and queue not in {each.queue for each in self._in_hand.values()}
-        if held_back and self._held_back_since[queue] == self._last_arrival[queue]:
-            self._connector.leave(f"it delivers none of {counted(waiting, 'message')} in {queue}")
-        self._held_back_since[queue] = self._last_arrival[queue] if held_back else None
+        for queue, last_arrival in self._last_arrival.items():
+            held_back = depths[queue] and queue not in {each.queue for each in self._in_hand.values()}
+            if held_back and self._held_back_since[queue] == last_arrival:
+                self._connector.leave(f"it delivers none of {counted(depths[queue], 'message')} in {queue}")
+            self._held_back_since[queue] = last_arrival if held_back else None
 
     @property
     def holds_any(self) -> bool:

@@ -18,7 +18,7 @@ import pika.data
 import pika.exceptions
 import pytest
 
-from parts.rabbitmq.depth import ENOUGH
+from parts.rabbitmq.producer import ENOUGH
 from parts.rabbitmq.publisher import LARGEST
 from support.node import Node, wait_until
 from support.paths import ROOT

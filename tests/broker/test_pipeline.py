@@ -14,7 +14,7 @@ import pytest
 
 import features
 from examples.diabetes import model as diabetes
-from parts.rabbitmq.depth import ENOUGH
+from parts.rabbitmq.producer import ENOUGH
 from support.node import wait_until
 from support.paths import ROOT
 from support.proxy import Proxy, Wire

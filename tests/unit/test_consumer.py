@@ -214,21 +214,18 @@ def test_a_rabbitmq_is_left_that_held_messages_back_twice_while_it_delivered_non
     channel.leave = left.append  # type: ignore[attr-defined]
     consumer = consumer_of(channel, ["y_true", "y_pred"], lambda: None)
 
-    def told(queue: str, waiting: int) -> List[str]:
-        consumer._on_depth(queue, waiting)
+    def told(y_true: int, y_pred: int = 0) -> List[str]:
+        consumer.on_depths({"y_true": y_true, "y_pred": y_pred, "dead_letters": 7})
         return left
 
-    assert not told("y_true", 7)
+    assert not told(7)
     arrive(consumer, "y_true", 1)
-    assert not told("y_true", 7)  # we have one
+    assert not told(7)  # we have one
     consumer.done([consumer._in_hand[1]])
-    assert not told("y_true", 7)
-    assert not told("y_pred", 7)
-    assert not told("dead_letters", 7)
-    assert not told("dead_letters", 7)
-    assert not told("y_true", 0)
-    assert not told("y_true", 7)
-    assert told("y_true", 8) == ["it delivers none of 8 messages in y_true"]
+    assert not told(7)
+    assert not told(0, y_pred=7)
+    assert not told(7)
+    assert told(8) == ["it delivers none of 8 messages in y_true"]
 
 
 def test_a_call_that_does_not_end_is_told(caplog):

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 from typing import Any, List
 
 from parts.rabbitmq.consumer import Delivery
-from parts.rabbitmq.depth import ENOUGH, Depth
-from parts.rabbitmq.producer import Producer
+from parts.rabbitmq.producer import ENOUGH, Producer
 from parts.rabbitmq.publisher import Message, aside
 from parts.rabbitmq.wire import PIECE
 from parts.service import Trouble
@@ -34,15 +33,16 @@ def test_large_messages_do_not_wait_for_others_to_be_made():
 
 def test_what_rabbitmq_has_not_confirmed_counts_as_waiting():
     """It may count what a queue holds before it has queued what it was sent earlier."""
-    answers: List[Any] = []
-    channel = SimpleNamespace(is_open=True, queue_declare=lambda queue, durable, callback: answers.append(callback))
-    publisher: Any = SimpleNamespace(channel=channel, waiting=0)
-    depth = Depth(publisher, None, ["features", "y_true"], lambda: None)
+    published: List[Message] = []
+    connector: Any = SimpleNamespace(blocked=Trouble(), ask=lambda: None)
+    publisher: Any = SimpleNamespace(publish=published.append, waiting=0, unconfirmed_bytes=0, refused=0)
+    producer = Producer(connector)
+    producer.start(iter([[Message("y_true", b"")]] * ENOUGH), ENOUGH, 0.0, pace=["features", "y_true"])
+    producer.begin(publisher)
+    assert not published
     publisher.waiting = 100  # half of them for either queue
-    for answer, queue, waiting in zip(answers, ["features", "y_true"], [30, 20]):
-        assert depth.room == 0
-        answer(SimpleNamespace(method=SimpleNamespace(queue=queue, message_count=waiting)))
-    assert depth.room == ENOUGH - 30 - 50
+    producer.on_depths({"features": 30, "y_true": 20, "dead_letters": 1000})
+    assert len(published) == ENOUGH - 30 - 50
 
 
 def test_a_reason_is_one_line_of_what_can_be_printed():
