@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import List, Optional
+from typing import Any, Callable, List, Optional
 
 from deploy.node import ContainerNode, Node, find
 
@@ -30,8 +30,7 @@ def main() -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a model may print what this terminal cannot show
     processes: List[subprocess.Popen] = []
     readers: List[threading.Thread] = []
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, signal.default_int_handler)  # as Ctrl-C
+    on_signals(end)
     try:
         node.start()
         print(f"RabbitMQ's management UI: http://127.0.0.1:{node.ui_port} (guest, guest)", flush=True)
@@ -60,8 +59,7 @@ def main() -> int:
         print(f"no RabbitMQ: {error}", file=sys.stderr)
         return 1
     finally:
-        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(sig, signal.SIG_IGN)
+        on_signals(ignore)
         for process in processes:
             process.terminate()
         for process in processes:
@@ -71,6 +69,21 @@ def main() -> int:
         for reader in readers:
             reader.join(1)  # what has left that group may hold the output open
         node.close()
+
+
+def on_signals(handler: Callable[..., None]) -> None:
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, handler)
+
+
+def end(*_: Any) -> None:
+    """The first signal ends the wait; one more, as from a terminal that is closed, must not end the tidying up."""
+    on_signals(ignore)
+    raise KeyboardInterrupt
+
+
+def ignore(*_: Any) -> None:
+    pass
 
 
 def show(label: str, process: subprocess.Popen) -> None:
