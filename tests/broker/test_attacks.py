@@ -92,6 +92,7 @@ def full(node: Node, pipeline: Pipeline, queue: str, length: int) -> Iterator[No
 # --- messages that RabbitMQ does not take -------------------------------------------------------------
 
 
+@pytest.mark.any_rabbitmq
 def test_an_answer_larger_than_rabbitmq_takes_is_set_aside_and_the_next_message_is_served(pipeline):
     question = b"[" + b",".join(b'{"id":%d,"body":[0]}' % n for n in range(10**6, 10**6 + 620_000)) + b"]"
     assert len(question) < LARGEST
@@ -531,6 +532,7 @@ def test_a_wrong_setting_ends_the_script_with_2_where_there_is_no_output_to_writ
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.any_rabbitmq
 def test_a_rabbitmq_that_reads_nothing_more_is_left_for_another_connection(pipeline: Pipeline, node: Node):
     """As a cluster's node may do after its network was split: its heartbeats go on."""
     proxy = Proxy(node.port)
@@ -605,6 +607,7 @@ def test_a_rabbitmq_that_delivers_none_of_what_waits_is_left_for_another_connect
     assert f"left RabbitMQ at 127.0.0.1:{node.port} (it delivers none of 2 messages in features)" in model.output
 
 
+@pytest.mark.any_rabbitmq
 def test_a_rabbitmq_whose_messages_wait_for_a_service_at_work_is_not_left(pipeline: Pipeline):
     pipeline.csv.mkdir(parents=True)
     metrics = pipeline.start("tests/support/impatient", "metrics").says("connected to RabbitMQ")
