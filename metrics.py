@@ -8,13 +8,13 @@ weeks. An id gets at most one row, whatever is killed when; any number of replic
 
 import logging
 from functools import partial
-from typing import Dict, Iterator, List, Tuple
+from typing import Iterator, List
 
 from parts import service, settings  # first: from here on a request to stop is kept
 
 # isort: split
 from parts import messages
-from parts.ledger import Known, Ledger, Paired, Values
+from parts.ledger import Halves, Known, Ledger, Paired
 from parts.rabbitmq.broker import Broker, Delivery, Message, aside
 
 CSV_FILE = settings.text("CSV_FILE", "/app/logs/metric_log.csv")
@@ -25,21 +25,23 @@ progress = service.Progress("row", "written")
 contradictions = service.Progress("more contradiction", "dropped", most=20, level=logging.WARNING)
 
 
-def pair(y_true: Values, y_pred: Values, known: Known) -> Paired:
-    """Join new halves, which are changed, with each other and with what is known; the first value of a half wins."""
+def pair(halves: Halves, known: Known) -> Paired:
+    """Join new halves with each other and with what is known; the first value of a half wins."""
     found = Paired([], [], [])
-    for sample_id, first in known.items():
-        for name, values, value in zip(("y_true", "y_pred"), (y_true, y_pred), first):
-            if value is not None and values.setdefault(sample_id, value) != value:
-                found.contradictions.append((sample_id, name, values[sample_id]))
-                values[sample_id] = value
-    for sample_id in {**y_pred, **y_true}:
-        label, prediction = y_true.get(sample_id), y_pred.get(sample_id)
-        if label is None or prediction is None:
-            if sample_id not in known:  # else it waits already
-                found.waiting.append((sample_id, label, prediction))
-        elif None in known.get(sample_id, (None,)):  # else it is written already
-            found.rows.append((sample_id, label, prediction))
+    samples: Known = {}  # known and new together, of the ids that come
+    for half, ids, values in halves:
+        side = int(half == "y_pred")  # of a sample
+        for sample_id, value in zip(ids, values):
+            sample = samples.get(sample_id)
+            if sample is None:
+                sample = samples[sample_id] = [*known.get(sample_id, (None, None))]
+            if sample[side] is None:
+                sample[side] = value
+            elif sample[side] != value:
+                found.contradictions.append((sample_id, half, value))
+    for sample_id, sample in samples.items():
+        if sample != known.get(sample_id):  # else it waits already, or is written
+            (found.waiting if None in sample else found.rows).append((sample_id, sample[0], sample[1]))
     return found
 
 
@@ -49,15 +51,9 @@ def store(ledger: Ledger, deliveries: List[Delivery]) -> Iterator[Message]:
     contradictions.flush()
     ledger.look(PENDING_TTL)
     decoded = [messages.decode(delivery.body, messages.VALUES) for delivery in deliveries]
-    halves: Dict[str, Values] = {"y_true": {}, "y_pred": {}}
-    later: List[Tuple[str, str, float]] = []  # id, half, and a value that differs from the first
-    for delivery, message in zip(deliveries, decoded):
-        values = halves[delivery.queue]
-        for sample_id, value in zip(message.ids, message.bodies):
-            if values.setdefault(sample_id, value) != value:
-                later.append((sample_id, delivery.queue, value))
-    paired = ledger.write(**halves)  # where there are none, it begins or mends the CSV
-    for contradiction in later + paired.contradictions:
+    halves = [(delivery.queue, message.ids, message.bodies) for delivery, message in zip(deliveries, decoded)]
+    paired = ledger.write(halves)  # where there are none, it begins or mends the CSV
+    for contradiction in paired.contradictions:
         contradictions.add(partial("{}: a later, different {} is dropped: {!r}".format, *contradiction))
     if paired.rows:
         sample_id, y_true, y_pred = paired.rows[-1]

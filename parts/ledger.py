@@ -8,8 +8,9 @@ transaction also guards the CSV, so that replicas take turns.
 import sqlite3
 import time
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import msgspec
 
@@ -20,8 +21,8 @@ from parts.state import State
 SCHEMA = Path(__file__).with_name("ledger.sql").read_text()
 LOOK_EVERY = 2.0  # seconds between two looks at what waits
 
-Values = Dict[str, float]  # by id
-Known = Dict[str, Sequence[Optional[float]]]  # id -> y_true, y_pred, None where not known yet
+Halves = List[Tuple[str, List[str], List[float]]]  # "y_true" or "y_pred", ids and their values
+Known = Dict[str, List[Any]]  # id -> y_true, y_pred, None where not known yet
 
 
 class Paired(NamedTuple):
@@ -39,21 +40,21 @@ class Ledger:
     CSV all the same are taken as written by the next call.
     """
 
-    def __init__(self, csv_file: str, state_file: str, pair: Callable[[Values, Values, Known], Paired]) -> None:
+    def __init__(self, csv_file: str, state_file: str, pair: Callable[[Halves, Known], Paired]) -> None:
         self._pair = pair
         self._csv_file = csv_file
         self._state = State(state_file, SCHEMA)
         self._told = 0, 0, 0.0  # true values, predictions, and the seconds that the oldest had waited
         self._next_look = 0.0
 
-    def write(self, y_true: Values, y_pred: Values) -> Paired:
+    def write(self, halves: Halves) -> Paired:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
         with self._state.transaction() as db, closing(CsvFile(self._csv_file)) as csv:
             [recorded] = db.execute("SELECT length FROM csv").fetchone()
             if not recorded or recorded != csv.length:
                 self._catch_up(db, csv, recorded)
-            known = self._known(db, list({**y_true, **y_pred}))
-            paired = self._pair(y_true, y_pred, known)
+            known = self._known(db, list(dict.fromkeys(chain.from_iterable(ids for _, ids, _ in halves))))
+            paired = self._pair(halves, known)
             if paired.waiting:
                 now = self._now(db)
                 db.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", ((*half, now) for half in paired.waiting))

@@ -171,7 +171,7 @@ def join(waiting: int) -> List[float]:
         ids = Ids()
         before = resident()
         for _ in range(waiting // 5000):
-            ledger.write(dict.fromkeys(ids.take(5000), 1.0), {})
+            ledger.write([("y_true", ids.take(5000), [1.0] * 5000)])
         cost = resident() - before
         rate = join_rate(ledger)
         ledger.close()
@@ -188,7 +188,7 @@ def ledger_with(folder: Path, written: int) -> Ledger:
     """A ledger that has written so many rows, as its state knows; they are not in its CSV."""
     state = folder / f"{written}.db"
     ledger = Ledger(str(folder / f"{written}.csv"), str(state), pair)
-    ledger.write({}, {})
+    ledger.write([])
     ids = Ids()
     with sqlite3.connect(state) as db:
         for _ in range(0, written, BLOCK):
@@ -207,8 +207,8 @@ def join_rate(ledger: Ledger) -> float:
     begun = time.perf_counter()
     for start_at in range(0, len(pairs), 500):
         some = pairs[start_at : start_at + 500]
-        ledger.write(dict.fromkeys(some, 1.5), {})
-        ledger.write({}, dict.fromkeys(some, 1.25))
+        ledger.write([("y_true", some, [1.5] * len(some))])
+        ledger.write([("y_pred", some, [1.25] * len(some))])
     return len(pairs) / (time.perf_counter() - begun)
 
 

@@ -17,7 +17,7 @@ import metrics
 from metrics import pair
 from parts import csv_file, ledger, state
 from parts.csv_file import is_torn, lines, parse
-from parts.ledger import Known, Ledger, Paired, Values
+from parts.ledger import Halves, Known, Ledger, Paired
 from parts.rabbitmq.broker import Delivery
 from parts.service import NotNow
 
@@ -39,17 +39,14 @@ def by_dictionary(halves: List[Half]) -> List[csv_file.Row]:
     return rows
 
 
-def by_half(halves: List[Half]) -> Dict[str, Values]:
-    """As metrics gives them to the ledger: of an id that comes twice the first value."""
-    found: Dict[str, Values] = {"y_true": {}, "y_pred": {}}
-    for sample_id, half, value in halves:
-        found[half].setdefault(sample_id, value)
-    return found
+def as_given(halves: List[Half]) -> Halves:
+    """As metrics gives them to the ledger, a message each."""
+    return [(half, [sample_id], [value]) for sample_id, half, value in halves]
 
 
 @given(st.lists(HALVES))
 def test_pairing_agrees_with_a_dictionary(halves):
-    assert sorted(pair(**by_half(halves), known={}).rows) == sorted(by_dictionary(halves))
+    assert sorted(pair(as_given(halves), {}).rows) == sorted(by_dictionary(halves))
 
 
 @given(st.lists(HALVES), st.integers(1, 5))
@@ -57,15 +54,15 @@ def test_pairing_piece_by_piece_agrees_with_a_dictionary(halves, size):
     known: Known = {}
     rows = []
     for start in range(0, len(halves), size):
-        paired = pair(**by_half(halves[start : start + size]), known=known)
+        paired = pair(as_given(halves[start : start + size]), known)
         known.update({sample_id: values for sample_id, *values in [*paired.waiting, *paired.rows]})
         rows += paired.rows
     assert sorted(rows) == sorted(by_dictionary(halves))
 
 
 def test_a_later_different_value_is_reported_and_a_repeated_one_is_not():
-    known: Known = {"a": (1.0, None), "b": (1.0, 2.0)}
-    paired = pair({"a": 1.0, "b": 3.0}, {"b": 2.0}, known)
+    known: Known = {"a": [1.0, None], "b": [1.0, 2.0]}
+    paired = pair([("y_true", ["a", "b"], [1.0, 3.0]), ("y_pred", ["b"], [2.0])], known)
     assert paired == ([], [], [("b", "y_true", 3.0)])
 
 
@@ -114,7 +111,7 @@ class LedgerOfHalves(Ledger):
     """One that is given halves as they come."""
 
     def add(self, halves: List[Half]) -> Paired:
-        return self.write(**by_half(halves))
+        return self.write(as_given(halves))
 
 
 def ledger_of(files: Tuple[Path, Path]) -> LedgerOfHalves:
@@ -482,7 +479,7 @@ def test_a_csv_of_many_rows_is_read_back(files):
 
 def test_a_state_with_the_name_that_sqlite_has_for_memory_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ledger.Ledger("metric_log.csv", ":memory:", pair).write({"a": 1.0}, {})
+    ledger.Ledger("metric_log.csv", ":memory:", pair).write([("y_true", ["a"], [1.0])])
     assert Ledger("metric_log.csv", ":memory:", pair).unmatched()[:2] == (1, 0)
 
 
