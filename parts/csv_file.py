@@ -9,6 +9,7 @@ import os
 import re
 import time
 from contextlib import suppress
+from io import FileIO
 from typing import Iterator, List, Optional, Tuple
 
 import msgspec
@@ -54,7 +55,7 @@ def is_torn(line: bytes) -> bool:
     return whole.startswith(line) and whole != line + b"\n"
 
 
-class CsvFile:
+class CsvFile(FileIO):
     """The file, open for one transaction: whoever replaces or deletes it in between does no harm.
 
     Raises OSError where it is no regular file or cannot be read or written.
@@ -64,14 +65,10 @@ class CsvFile:
         if os.path.exists(path) and not os.path.isfile(path):
             raise OSError(f"{path} is not a regular file")
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        super().__init__(path, "a+")
         with suppress(OSError):  # some file systems have no locks
-            fcntl.flock(self._fd, fcntl.LOCK_EX)  # until it is closed: `make local` and containers may share one CSV
-        self.length = os.fstat(self._fd).st_size
-
-    def close(self) -> None:
-        os.close(self._fd)
+            fcntl.flock(self, fcntl.LOCK_EX)  # until it is closed: `make local` and containers may share one CSV
+        self.length = os.fstat(self.fileno()).st_size
 
     def append(self, data: bytes) -> None:
         """Add lines at the end; they are on disk when this returns."""
@@ -80,30 +77,30 @@ class CsvFile:
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
-            os.fsync(self._fd)
+                rest = rest[self.write(rest) :]
+            os.fsync(self)
         except OSError:
-            os.ftruncate(self._fd, self.length)  # all or nothing, where the disk lets us
+            self.truncate(self.length)  # all or nothing, where the disk lets us
             raise
         self.length += len(data)
 
     def cut(self, length: int) -> None:
-        os.ftruncate(self._fd, length)
-        os.fsync(self._fd)
+        self.truncate(length)
+        os.fsync(self)
         self.length = length
 
     def starts_a_line(self, offset: int) -> bool:
-        return os.pread(self._fd, 1, offset - 1) == b"\n"
+        return os.pread(self.fileno(), 1, offset - 1) == b"\n"
 
     def tail(self) -> bytes:
         """What stands behind the last newline; nothing where that is longer than any line of ours."""
-        block = os.pread(self._fd, LONGEST_LINE, max(0, self.length - LONGEST_LINE))
+        block = os.pread(self.fileno(), LONGEST_LINE, max(0, self.length - LONGEST_LINE))
         _, newline, tail = block.rpartition(b"\n")
         return tail if newline else b""
 
     def lines(self, start: int) -> Iterator[bytes]:
         """The lines from `start` to the end, in parts where they are longer than any of ours."""
-        with open(self._fd, "rb", closefd=False) as file:
+        with open(self.fileno(), "rb", closefd=False) as file:
             file.seek(start)
             yield from iter(lambda: file.readline(LONGEST_LINE), b"")
 
@@ -111,15 +108,13 @@ class CsvFile:
         """Make sure that the file starts with the header; what starts otherwise is kept under another name."""
         first = next(self.lines(0), b"")
         if first and first.lstrip(b"\xef\xbb\xbf").rstrip() != HEADER.rstrip():  # editors may add a BOM and \r
-            aside = f"{self._path}.{time.time_ns()}"
-            os.rename(self._path, aside)
-            log.warning("%s did not start with the header %s: kept as %s", self._path, HEADER.decode().strip(), aside)
-            old = self._fd
-            self.__init__(self._path)  # type: ignore[misc]
-            os.close(old)
+            aside = f"{self.name}.{time.time_ns()}"
+            os.rename(self.name, aside)
+            log.warning("%s did not start with the header %s: kept as %s", self.name, HEADER.decode().strip(), aside)
+            self.__init__(self.name)  # type: ignore[misc]  # which closes what was open
         if not self.length:
             self.append(HEADER)
-            folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)
+            folder = os.open(os.path.dirname(self.name) or ".", os.O_RDONLY)
             try:
                 os.fsync(folder)  # makes the name of a new file as durable as what is in it (fsync(2))
             finally:

@@ -7,7 +7,6 @@ transaction also guards the CSV, so that replicas take turns.
 
 import sqlite3
 import time
-from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
@@ -49,7 +48,7 @@ class Ledger:
 
     def write(self, halves: Halves) -> Paired:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
-        with self._state.transaction() as db, closing(CsvFile(self._csv_file)) as csv:
+        with self._state.transaction() as db, CsvFile(self._csv_file) as csv:
             [recorded] = db.execute("SELECT length FROM csv").fetchone()
             if not recorded or recorded != csv.length:
                 self._catch_up(db, csv, recorded)

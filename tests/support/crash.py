@@ -8,6 +8,7 @@ A point is a function wrapped so that the process dies before, after or in it; a
 import os
 import signal
 import sys
+from io import FileIO
 from typing import Any, Callable, Dict, List, NoReturn
 
 import features
@@ -40,15 +41,13 @@ def wrap(owner: Any, name: str, reached: Callable[..., bool], first: bool) -> No
 
 
 def tear_rows() -> None:
-    write = os.write
-
-    def torn(fd: int, data: Any) -> int:
+    def torn(csv: csv_file.CsvFile, data: Any) -> int:
         if csv_file.HEADER.startswith(data):
-            return write(fd, data)
-        write(fd, bytes(data)[: len(data) // 2 + 3])
+            return FileIO.write(csv, data)
+        FileIO.write(csv, bytes(data)[: len(data) // 2 + 3])
         die()
 
-    os.write = torn  # type: ignore[assignment]
+    csv_file.CsvFile.write = torn  # type: ignore[assignment, method-assign]
 
 
 def holds_rows(_csv: csv_file.CsvFile, data: bytes) -> bool:

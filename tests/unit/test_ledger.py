@@ -372,8 +372,8 @@ def test_the_csv_is_locked_while_it_is_open_for_a_transaction(tmp_path):
     """Another state's metrics, as that of `make local`, would take rows that are half written for torn ones."""
     first = csv_file.CsvFile(str(tmp_path / "log"))
     with ThreadPoolExecutor(1) as others:
-        second = others.submit(csv_file.CsvFile, first._path)
-        with open(first._path) as file, pytest.raises(BlockingIOError):
+        second = others.submit(csv_file.CsvFile, str(tmp_path / "log"))
+        with open(tmp_path / "log") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         first.append(b"a,1.0,1.0,0.0\n")
         first.close()
