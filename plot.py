@@ -63,8 +63,9 @@ def main() -> None:
 def show(summary: Summary, last_change: float) -> None:
     """Draw the picture, write its page, and say so."""
     words = WORDS[PLOT_LANG]
-    save_image(draw(summary, last_change, words), IMG_FILE)
-    save_page(IMG_FILE, PLOT_LANG, words["title"], in_words(summary, words), PLOT_INTERVAL)
+    figure = draw(summary, last_change, words)
+    save_image(figure, IMG_FILE)
+    save_page(IMG_FILE, PLOT_LANG, words["title"], in_words(figure), PLOT_INTERVAL)
     told = f"{service.counted(summary.rows, 'row')}, MAE {summary.mae:.4f}" if summary.rows else "no rows yet"
     log.info("%s: %s", told, IMG_FILE)
 

@@ -224,10 +224,11 @@ def test_the_facts_under_the_title_are_rows_time_and_unreadable_lines():
     )
 
 
-def test_the_picture_in_words_tells_its_figures():
-    assert in_words(Summary(), EN) == "No data yet"
-    assert in_words(read([0.1, 0.2, 0.3]), EN) == (
-        "Distribution of the absolute error. Rows: 3, median 0.2, mean (MAE) 0.2, 95th percentile 0.3"
+def test_the_picture_in_words_says_what_is_written_in_it():
+    assert in_words(draw(Summary(), 0, EN)) == "No data yet, the first rows of the CSV will show here"
+    assert in_words(draw(read([0.1, 0.2, 0.3]), 1.7e9, EN)) == (
+        "Distribution of the absolute error, Rows: 3  ·  updated 2023-11-14 22:13:20 UTC, "
+        "median 0.2, mean (MAE) 0.2, 95th percentile 0.3, all rows"
     )
 
 
