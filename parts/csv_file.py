@@ -58,7 +58,8 @@ def is_torn(line: bytes) -> bool:
 class CsvFile(FileIO):
     """The file, open for one transaction: whoever replaces or deletes it in between does no harm.
 
-    Raises OSError where it is no regular file or cannot be read or written.
+    It starts with the header: one that is not there or empty is begun, and what starts otherwise is kept under another
+    name. Raises OSError where it is no regular file or cannot be read or written.
     """
 
     def __init__(self, path: str) -> None:
@@ -69,10 +70,23 @@ class CsvFile(FileIO):
         with suppress(OSError):  # some file systems have no locks
             fcntl.flock(self, fcntl.LOCK_EX)  # until it is closed: `make local` and containers may share one CSV
         self.length = os.fstat(self.fileno()).st_size
+        first = os.pread(self.fileno(), LONGEST_LINE, 0).partition(b"\n")[0]
+        if not self.length:
+            self.append(HEADER)
+            folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+            try:
+                os.fsync(folder)  # makes the name of a new file as durable as what is in it (fsync(2))
+            finally:
+                os.close(folder)
+        elif first.lstrip(b"\xef\xbb\xbf").rstrip() != HEADER.rstrip():  # editors may add a BOM and \r
+            aside = f"{path}.{time.time_ns()}"
+            os.rename(path, aside)
+            log.warning("%s did not start with the header %s: kept as %s", path, HEADER.decode().strip(), aside)
+            self.__init__(path)  # type: ignore[misc]  # which closes what was open
 
     def append(self, data: bytes) -> None:
         """Add lines at the end; they are on disk when this returns."""
-        if self.length and not self.starts_a_line(self.length):
+        if not self.starts_a_line(self.length):
             data = b"\n" + data
         rest = memoryview(data)
         try:
@@ -90,7 +104,7 @@ class CsvFile(FileIO):
         self.length = length
 
     def starts_a_line(self, offset: int) -> bool:
-        return os.pread(self.fileno(), 1, offset - 1) == b"\n"
+        return not offset or os.pread(self.fileno(), 1, offset - 1) == b"\n"
 
     def tail(self) -> bytes:
         """What stands behind the last newline; nothing where that is longer than any line of ours."""
@@ -103,19 +117,3 @@ class CsvFile(FileIO):
         with open(self.fileno(), "rb", closefd=False) as file:
             file.seek(start)
             yield from iter(lambda: file.readline(LONGEST_LINE), b"")
-
-    def begin(self) -> None:
-        """Make sure that the file starts with the header; what starts otherwise is kept under another name."""
-        first = next(self.lines(0), b"")
-        if first and first.lstrip(b"\xef\xbb\xbf").rstrip() != HEADER.rstrip():  # editors may add a BOM and \r
-            aside = f"{self.name}.{time.time_ns()}"
-            os.rename(self.name, aside)
-            log.warning("%s did not start with the header %s: kept as %s", self.name, HEADER.decode().strip(), aside)
-            self.__init__(self.name)  # type: ignore[misc]  # which closes what was open
-        if not self.length:
-            self.append(HEADER)
-            folder = os.open(os.path.dirname(self.name) or ".", os.O_RDONLY)
-            try:
-                os.fsync(folder)  # makes the name of a new file as durable as what is in it (fsync(2))
-            finally:
-                os.close(folder)

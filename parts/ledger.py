@@ -50,7 +50,7 @@ class Ledger:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
         with self._state.transaction() as db, CsvFile(self._csv_file) as csv:
             [recorded] = db.execute("SELECT length FROM csv").fetchone()
-            if not recorded or recorded != csv.length:
+            if recorded != csv.length:
                 self._catch_up(db, csv, recorded)
             known = self._known(db, list(dict.fromkeys(chain.from_iterable(ids for _, ids, _ in halves))))
             paired = self._pair(halves, known)
@@ -120,12 +120,9 @@ class Ledger:
 
         A last line that we did not write to its end is cut off; what else a user left there stays.
         """
-        start = recorded
+        start = recorded if csv.starts_a_line(recorded) else 0
         if csv.length < recorded:
             log.warning("%s is shorter than it was: rows that are gone do not come back", self._csv_file)
-        if not recorded or not csv.starts_a_line(recorded):
-            start = 0
-            csv.begin()
         tail = csv.tail()
         if start and is_torn(tail):
             log.warning("%s ended in a torn line, which is cut off: %r", self._csv_file, tail)
