@@ -6,7 +6,7 @@ An array is a batch: one AMQP message, many samples. msgspec reads and checks a 
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Dict, Generic, Iterator, List, NamedTuple, Sequence, Tuple, TypeVar, Union
+from typing import Annotated, Any, Dict, Generic, List, NamedTuple, Sequence, Tuple, TypeVar, Union
 
 import msgspec
 
@@ -75,20 +75,20 @@ def encode(ids: Sequence[str], bodies: Sequence[Any], is_batch: bool) -> bytes:
     return ENCODER.encode(items if is_batch else items[0])
 
 
-def offending(raw: bytes, message: Decoded, faults: Dict[int, str]) -> Iterator[Tuple[bytes, str]]:
+def offending(raw: bytes, message: Decoded, faults: Dict[int, str]) -> List[Tuple[bytes, str]]:
     """What of a message is to be set aside, byte for byte, each with its reason.
 
     That is the whole message where nothing in it is good, or too much is bad, else each bad item as it stands in the
     message.
     """
+    if not faults:
+        return []
     if len(faults) > MOST_FAULTS:
-        yield raw, f"more than {MOST_FAULTS} bad items, the first: {faults[min(faults)]}"
-    elif faults and len(faults) == len(message.ids) + len(message.faults):
-        yield raw, faults[0]
-    elif faults:
-        pieces = SPLITTER.decode(raw)
-        for position, reason in sorted(faults.items()):
-            yield bytes(pieces[position]), f"item {position + 1} of the batch: {reason}"
+        return [(raw, f"more than {MOST_FAULTS} bad items, the first: {faults[min(faults)]}")]
+    if len(faults) == len(message.ids) + len(message.faults):
+        return [(raw, faults[0])]
+    pieces = SPLITTER.decode(raw)
+    return [(bytes(pieces[at]), f"item {at + 1} of the batch: {reason}") for at, reason in sorted(faults.items())]
 
 
 def _decode_by_item(raw: bytes, decoder: Any) -> Decoded:

@@ -115,7 +115,7 @@ def test_of_a_batch_only_the_bad_items_are_set_aside_each_byte_for_byte():
     message = messages.decode(raw, messages.VALUES)
     assert (message.ids, message.bodies) == (["a", "c"], [1.0, 3.0])
     assert message.positions == [0, 4]
-    pieces = list(messages.offending(raw, message, message.faults))
+    pieces = messages.offending(raw, message, message.faults)
     assert [piece for piece, _ in pieces] == bad
     assert [reason.split(":")[0] for _, reason in pieces] == [f"item {n} of the batch" for n in (2, 3, 4)]
 
