@@ -52,7 +52,10 @@ class Ledger:
             [recorded] = db.execute("SELECT length FROM csv").fetchone()
             if recorded != csv.length:
                 self._catch_up(db, csv, recorded)
-            known = self._known(db, list(dict.fromkeys(chain.from_iterable(ids for _, ids, _ in halves))))
+            ids = dict.fromkeys(chain.from_iterable(ids for _, ids, _ in halves))
+            wanted = msgspec.json.encode(list(ids)).decode()
+            found = db.execute("SELECT * FROM known WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+            known = {sample_id: values for sample_id, *values in found}
             paired = self._pair(halves, known)
             if paired.waiting:
                 now = self._now(db)
@@ -97,14 +100,6 @@ class Ledger:
 
     def close(self) -> None:
         self._state.close()
-
-    def _known(self, db: sqlite3.Connection, ids: List[str]) -> Known:
-        wanted = (msgspec.json.encode(ids).decode(),)
-        known: Known = {}
-        for table in ("waiting", "written"):
-            query = f"SELECT id, y_true, y_pred FROM {table} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
-            known.update((sample_id, values) for sample_id, *values in db.execute(query, wanted))
-        return known
 
     def _now(self, db: sqlite3.Connection, update: bool = True) -> float:
         """The state's own clock: one that is set, forward or back, makes no half older."""

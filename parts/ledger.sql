@@ -6,6 +6,8 @@ BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS waiting (id TEXT PRIMARY KEY, y_true REAL, y_pred REAL, since REAL NOT NULL) WITHOUT ROWID;
 -- Every id that has its row in the CSV, or had it.
 CREATE TABLE IF NOT EXISTS written (id TEXT PRIMARY KEY, y_true REAL, y_pred REAL) WITHOUT ROWID;
+CREATE VIEW IF NOT EXISTS known AS
+    SELECT id, y_true, y_pred FROM waiting UNION ALL SELECT id, y_true, y_pred FROM written;
 -- The CSV's bytes as the last transaction left it.
 CREATE TABLE IF NOT EXISTS csv (only INTEGER PRIMARY KEY, length INTEGER);
 INSERT OR IGNORE INTO csv (only, length) VALUES (1, 0);
