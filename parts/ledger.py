@@ -32,23 +32,23 @@ class Paired(NamedTuple):
     contradictions: List[Tuple[str, str, float]]  # id, half, and the value that came later and is dropped
 
 
-class Ledger:
-    """The CSV and its state; `pair` is the join.
+class Ledger(State):
+    """The state, and the CSV that it guards; `pair` is the join.
 
     Every method raises NotNow where the disk, the files or another replica don't let it work. Rows that reached the
     CSV all the same are taken as written by the next call.
     """
 
     def __init__(self, csv_file: str, state_file: str, pair: Callable[[Halves, Known], Paired]) -> None:
+        super().__init__(state_file, SCHEMA)
         self._pair = pair
         self._csv_file = csv_file
-        self._state = State(state_file, SCHEMA)
         self._told = 0, 0, 0.0  # true values, predictions, and the seconds that the oldest had waited
         self._next_look = 0.0
 
     def write(self, halves: Halves) -> Paired:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
-        with self._state.transaction() as db, CsvFile(self._csv_file) as csv:
+        with self.transaction() as db, CsvFile(self._csv_file) as csv:
             [recorded] = db.execute("SELECT length FROM csv").fetchone()
             if recorded != csv.length:
                 self._catch_up(db, csv, recorded)
@@ -89,17 +89,14 @@ class Ledger:
 
     def unmatched(self) -> Tuple[int, int, float]:
         """How many true values and how many predictions wait, and for how many seconds the oldest does."""
-        with self._state.transaction("BEGIN") as db:  # reads only: no replica waits for it
+        with self.transaction("BEGIN") as db:  # reads only: no replica waits for it
             query = "SELECT count(y_true), count(y_pred), ifnull(? - min(since), 0.0) FROM waiting"
             return db.execute(query, (self._now(db, update=False),)).fetchone()
 
     def forget(self, age: float) -> int:
         """Drop halves that have waited for longer than so many seconds; how many. A million take half a second."""
-        with self._state.transaction() as db:
+        with self.transaction() as db:
             return db.execute("DELETE FROM waiting WHERE since < ?", (self._now(db) - age,)).rowcount
-
-    def close(self) -> None:
-        self._state.close()
 
     def _now(self, db: sqlite3.Connection, update: bool = True) -> float:
         """The state's own clock: one that is set, forward or back, makes no half older."""
