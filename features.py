@@ -79,7 +79,7 @@ def source() -> Tuple[Callable[[int], Samples], int]:
     try:
         data = dataset.read(DATASET)
     except ValueError as error:
-        settings.refuse(f"DATASET={DATASET!r} is not allowed: {error}")
+        settings.refuse("DATASET", DATASET, str(error))
     *names, label = (shorten(name, 100, placeholder=" …") for name in data.names)
     features = shorten(", ".join(names), 1000, placeholder=" …")
     rows = service.counted(len(data.table), "row")
@@ -93,9 +93,7 @@ def main() -> None:
     take, n_features = source()
     largest = LARGEST_MESSAGE // (n_features + ID_AND_BRACES)
     if largest < BATCH_SIZE:
-        settings.refuse(
-            f"BATCH_SIZE={BATCH_SIZE} is not allowed: with {n_features} features it must be at most {largest}"
-        )
+        settings.refuse("BATCH_SIZE", BATCH_SIZE, f"with {n_features} features it must be at most {largest}")
     broker = Broker("features", ["features", "y_true"])
     at_once = 1 if INTERVAL else max(1, min(AT_ONCE, largest) // BATCH_SIZE)
     steps = np.ceil(SAMPLES / BATCH_SIZE)

@@ -54,7 +54,7 @@ def main() -> None:
         broker.consume(["features"], partial(answer, Inference(load(MODEL) if MODEL else predict)))
         broker.run()
     except Unusable as error:  # no message is at fault: those in hand stay in their queue
-        settings.refuse(f"MODEL={MODEL!r} is not allowed: {error}")
+        settings.refuse("MODEL", MODEL, str(error))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from contextlib import suppress
 from typing import Any, Callable, List, NoReturn
 
 
-def refuse(message: str) -> NoReturn:
-    """End the script because of a user's mistake: one line, exit code 2."""
-    one_line = " ".join(message.split()) + "\n"
+def refuse(name: str, value: Any, reason: str) -> NoReturn:
+    """End the script because of a wrong setting: one line, exit code 2."""
+    one_line = " ".join(f"{name}={value!r} is not allowed: {reason}".split()) + "\n"
     with suppress(OSError):  # nobody is there to read it
         os.write(2, one_line.encode("utf-8", "backslashreplace"))  # a model may have silenced sys.stderr
     os._exit(2)  # where a model has threads, Python itself would wait for them
@@ -28,13 +28,13 @@ def number(name: str, default: Any, low: float, high: float, kind: Callable[[str
         if low <= value <= high:  # NaN is in no range
             return value
     whole = "whole " if kind is int else ""
-    refuse(f"{name}={given!r} is not allowed: it must be a {whole}number from {low:g} to {high:g}")
+    refuse(name, given, f"it must be a {whole}number from {low:g} to {high:g}")
 
 
 def differ(name: str, path: str, other: str, its_path: str) -> None:
     """Two files that must not be one, nor one of those that SQLite keeps beside it; else the script stops."""
     if os.path.realpath(its_path) in {os.path.realpath(path) + end for end in ("", "-wal", "-shm", "-journal")}:
-        refuse(f"{name}={path!r} is not allowed: it must be another file than {other}")
+        refuse(name, path, f"it must be another file than {other}")
 
 
 def choice(name: str, default: str, allowed: List[str]) -> str:
@@ -43,4 +43,4 @@ def choice(name: str, default: str, allowed: List[str]) -> str:
     for word in allowed:
         if word.lower() == given.lower():
             return word
-    refuse(f"{name}={given!r} is not allowed: it must be {', '.join(allowed[:-1])} or {allowed[-1]}")
+    refuse(name, given, f"it must be {', '.join(allowed[:-1])} or {allowed[-1]}")

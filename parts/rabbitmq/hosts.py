@@ -25,18 +25,15 @@ def hosts() -> List[pika.connection.Parameters]:
         credentials = pika.PlainCredentials(RABBITMQ_USER, RABBITMQ_PASSWORD)
         names = [name.strip() for name in RABBITMQ_HOST.split(",")]
         if not all(map(HOST.fullmatch, names)):
-            settings.refuse(
-                f"RABBITMQ_HOST={without_secret(RABBITMQ_HOST)!r} is not allowed: it must be a host, or hosts with"
-                " commas; a port goes into RABBITMQ_PORT, a URL into RABBITMQ_URL"
-            )
+            must = "it must be a host, or hosts with commas; a port goes into RABBITMQ_PORT, a URL into RABBITMQ_URL"
+            settings.refuse("RABBITMQ_HOST", without_secret(RABBITMQ_HOST), must)
         return [pika.ConnectionParameters(name, RABBITMQ_PORT, RABBITMQ_VHOST, credentials) for name in names]
     try:
         return [_parse_url(url.strip()) for url in re.split(r",(?=\s*amqps?://)", RABBITMQ_URL)]
     except Exception:  # whatever pika makes of it; its text may hold the password
-        settings.refuse(
-            f"RABBITMQ_URL={without_secret(RABBITMQ_URL)!r} is not allowed: it must be"
-            " amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps://…; in it, # / ? @ of a password are %23 %2F %3F %40"
-        )
+        must = "it must be amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps://…"
+        escaped = "in it, # / ? @ of a password are %23 %2F %3F %40"
+        settings.refuse("RABBITMQ_URL", without_secret(RABBITMQ_URL), f"{must}; {escaped}")
 
 
 def _parse_url(url: str) -> pika.URLParameters:
