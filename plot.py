@@ -55,9 +55,9 @@ def main() -> None:
             if news and not service.stop.requested:
                 show(summary, follower.last_change)
                 shown = summary
-            trouble.over()
+            trouble.tell("")
         except OSError as error:
-            trouble.is_(f"no picture: {error}")
+            trouble.tell(f"no picture: {error}")
 
 
 def show(summary: Summary, last_change: float) -> None:

@@ -175,14 +175,12 @@ class Trouble:
         self.reason = ""  # what is wrong; "" while all is well
         self._said = 0.0
 
-    def is_(self, reason: str) -> None:
+    def tell(self, reason: str) -> None:
+        """What is wrong now; "" where nothing is."""
         now = time.monotonic()
-        if not self.reason or now - self._said >= self.EVERY:
+        if reason and (not self.reason or now - self._said >= self.EVERY):
             log.warning("%s", reason)
             self._said = now
-        self.reason = reason
-
-    def over(self) -> None:
-        if self.reason:
+        if self.reason and not reason:
             log.info("all well again (it was: %s)", self.reason)
-        self.reason = ""
+        self.reason = reason

@@ -134,12 +134,12 @@ class Broker:
         self._busy_since, self._idle_since = None, time.monotonic()
         error = done.exception()
         if isinstance(error, service.NotNow):
-            self._trouble.is_(str(error))
+            self._trouble.tell(str(error))
         elif error:
             self._failure = error
             self._close()
         else:
-            self._trouble.over()
+            self._trouble.tell("")
         if consumer and consumer is self._consumer and self._publisher:  # else RabbitMQ delivers them again
             if error:
                 consumer.put_back(portion)
@@ -169,10 +169,7 @@ class Broker:
         )
         service.beat(bool(well))
         busy = time.monotonic() - self._busy_since if self._busy_since else 0.0
-        if busy > LONG:
-            self._long.is_(f"at work for {busy:.0f} s on what was delivered together")
-        else:
-            self._long.over()
+        self._long.tell(f"at work for {busy:.0f} s on what was delivered together" if busy > LONG else "")
         self._producer.advance()
         self._work()
         if service.stop.requested and not self._stopping:

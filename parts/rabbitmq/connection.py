@@ -106,7 +106,7 @@ class Connector:
 
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
-        connection.add_on_connection_unblocked_callback(lambda *_: self.blocked.over())
+        connection.add_on_connection_unblocked_callback(lambda *_: self.blocked.tell(""))
         self._asked_at, self._answered = time.monotonic(), False
         self._channel = connection.channel(on_open_callback=self._on_channel)
 
@@ -185,7 +185,7 @@ class Connector:
             self._on_lost()
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
-        self.blocked.is_(f"RabbitMQ blocks publishers ({frame.method.reason}); waiting")
+        self.blocked.tell(f"RabbitMQ blocks publishers ({frame.method.reason}); waiting")
 
 
 def cause(error: BaseException) -> str:

@@ -67,10 +67,8 @@ class Producer:
         now = time.monotonic()
         if max(waiting.values()) < ENOUGH:
             self._was_short = now
-            self._trouble.over()
-        elif now - self._was_short > PATIENCE:
-            told = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in waiting.items())
-            self._trouble.is_(f"waiting for consumers that keep up: {told}")
+        told = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in waiting.items())
+        self._trouble.tell(f"waiting for consumers that keep up: {told}" if now - self._was_short > PATIENCE else "")
         self.advance()
 
     def lose(self) -> None:

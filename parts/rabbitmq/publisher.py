@@ -102,11 +102,9 @@ class Publisher:
     def tend(self) -> None:
         """Try those again, and only those, that RabbitMQ refused, after a pause; to be called now and then."""
         self._dead.flush()
-        if not self.refused:
-            self._trouble.over()
-            return
         messages = service.counted(self.refused, "message")
-        self._trouble.is_(f"RabbitMQ refuses {messages}, as a full queue does; trying again")
+        told = f"RabbitMQ refuses {messages}, as a full queue does; trying again"
+        self._trouble.tell(told if self.refused else "")
         if time.monotonic() - self._refused_at >= PAUSE:
             again, self._refused = self._refused, []
             for message in again:
