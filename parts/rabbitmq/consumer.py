@@ -106,11 +106,12 @@ class Consumer:
                 self._taken[name] += 1
         most = max(self._taken.values())
         self._taken = {name: max(taken, most - MOST) for name, taken in self._taken.items()}
-        if self.holds_any and not portion and now >= self._not_before and LOOK_AGAIN not in self._looks:
-            # What is done of the queue that is waited for, but came after what waits, would take up all its prefetch.
+        if not portion and now >= self._not_before and LOOK_AGAIN not in self._looks:
+            # What is done, but came after what waits, for another half or for a full queue, would fill the hand.
             done = [tag for tag, delivery in self._in_hand.items() if not delivery.waits_for]
             self._acknowledge(done, multiple=False)
-            self._look_in(LOOK_AGAIN)
+            if self.holds_any:
+                self._look_in(LOOK_AGAIN)
         return portion
 
     def _ready(self, queues: Sequence[str], now: float) -> List[str]:

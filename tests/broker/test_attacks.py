@@ -18,6 +18,7 @@ import pika.data
 import pika.exceptions
 import pytest
 
+from parts.rabbitmq.prefetch import MOST
 from parts.rabbitmq.producer import ENOUGH
 from parts.rabbitmq.publisher import LARGEST
 from support.node import Node, wait_until
@@ -244,6 +245,21 @@ def test_an_answer_that_a_full_queue_refused_is_published_again_and_nothing_is_d
     assert sum(len(times) == 1 for times in tries.values()) >= 3
     check_pauses(tries)
     assert service.output.count("WARNING RabbitMQ refuses") == 1
+
+
+def test_a_bad_message_that_a_full_queue_refuses_does_not_hold_up_the_good_ones(node, pipeline):
+    """Acknowledged in their order only, the good ones behind it would fill the model's hand."""
+    n = 2 * MOST
+    with full(node, pipeline, "dead_letters", 0):
+        pipeline.publish("features", b"bad")
+        for number in range(n):
+            pipeline.publish("features", sample(f"s{number}", [1]))
+        model = pipeline.connected("model")
+        model.says("RabbitMQ refuses 1 message")
+        wait_until(lambda: pipeline.waiting("y_pred") == n, 30, "all good ones are answered")
+    assert pipeline.take("dead_letters")[1] == b"bad"
+    assert model.stop() < 5
+    assert pipeline.waiting("features") == 0
 
 
 def check_pauses(tries: Dict[bytes, List[float]]) -> None:
