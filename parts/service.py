@@ -90,8 +90,11 @@ def listen(handler: Any = _request_stop) -> None:
         signal.signal(number, handler)
 
 
-listen()
-os.register_at_fork(after_in_child=partial(listen, signal.SIG_DFL))  # a process that a model starts is no service
+# A process that a model starts is no service: neither one that is forked, nor one that is spawned and imports the
+# script as this. (https://docs.python.org/3/library/multiprocessing.html#contexts-and-start-methods)
+os.register_at_fork(after_in_child=partial(listen, signal.SIG_DFL))
+if "__mp_main__" not in sys.modules:
+    listen()
 # A container's first process ignores a signal that it has no handler for (pid_namespaces(7)); so the image starts it
 # with these signals held back, which arrive now.
 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

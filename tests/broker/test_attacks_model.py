@@ -308,6 +308,16 @@ def test_a_module_that_takes_signals_and_loggers_over_keeps_the_model_neither_fr
 
 
 @pytest.mark.any_rabbitmq
+def test_a_worker_that_a_model_spawns_ends_when_the_model_ends_it(pipeline):
+    """It imports the script again, and is not to take a signal for a request to stop the service."""
+    model = pipeline.connected("model", **odd("with_workers_of_its_own"))
+    pipeline.publish("features", sample("a", [1, 2]))
+    assert json.loads(pipeline.take("y_pred")[1]) == sample("a", 3.0)
+    assert "asked to stop" not in model.output
+    assert model.stop() < 5
+
+
+@pytest.mark.any_rabbitmq
 def test_a_process_that_a_model_starts_does_not_hold_a_stop_up(pipeline):
     model = pipeline.connected("model", **odd("with_a_process_of_its_own"))
     pipeline.publish("features", sample("a", [1]))

@@ -1,6 +1,7 @@
 """Models as people write them on a bad day, for the tests: MODEL=support.odd_models:NAME."""
 
 import ctypes
+import math
 import multiprocessing
 import os
 import random
@@ -88,6 +89,11 @@ def done_just_after_the_stop(X: np.ndarray) -> np.ndarray:
 def with_a_process_of_its_own(X: np.ndarray) -> np.ndarray:
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True).start()
     return X.sum(axis=1)
+
+
+def with_workers_of_its_own(X: np.ndarray) -> Any:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return pool.map(math.fsum, X.tolist())
 
 
 def with_a_program_that_it_forgets(X: np.ndarray) -> np.ndarray:
