@@ -34,7 +34,9 @@ def answer(inference: Inference, deliveries: List[Delivery]) -> Iterator[Message
     """The predictions for these messages, one message each, and what of them is to be set aside."""
     progress.flush()
     decoded = [messages.decode(delivery.body, messages.FEATURES) for delivery in deliveries]
-    found = iter(inference.answers([sample for message in decoded for sample in message.bodies]))
+    samples = [sample for message in decoded for sample in message.bodies]
+    tags = [delivery.tag for delivery, message in zip(deliveries, decoded) for _ in message.bodies]
+    found = iter(inference.answers(samples, tags))
     for delivery, message in zip(deliveries, decoded):
         mine = list(zip(message.ids, message.positions, islice(found, len(message.ids))))
         good = [(sample_id, y) for sample_id, _, y in mine if not isinstance(y, str)]

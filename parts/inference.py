@@ -9,7 +9,7 @@ import os
 import sys
 from operator import attrgetter
 from traceback import extract_tb
-from typing import Any, Callable, List, Union
+from typing import Any, Callable, List, Set, Union
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from parts import service
 
 Model = Callable[[np.ndarray], Any]  # (n_samples, n_features) float64 to n_samples numbers
 
-#: Samples that a model may fail on before it has ever answered one: then it is the model that is wrong.
+#: Messages that a model may fail on before it has ever answered a sample: then it is the model that is wrong.
 FIRST_FAILURES = 20
 DEEPEST = 50_000  # calls in calls
 
@@ -68,14 +68,15 @@ class Inference:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._has_answered = False
-        self._failures = 0  # until it has
+        self._failed_on: Set[int] = set()  # which messages, until it has
 
-    def answers(self, samples: List[List[float]]) -> List[Union[float, str]]:
+    def answers(self, samples: List[List[float]], messages: List[int]) -> List[Union[float, str]]:
         """For each sample the model's prediction, or one sentence that says why there is none.
 
-        They go to the model together. Where that fails, as where they differ in width, each half is tried by itself,
-        so that one sample it cannot digest takes no other with it. Raises Unusable where it answers anything else than
-        a number a sample, and NotNow while it has never answered and fails on all that it is given.
+        `messages` says, by any number, in which message each sample came. They go to the model together. Where that
+        fails, as where they differ in width, each half is tried by itself, so that one sample it cannot digest takes no
+        other with it. Raises Unusable where it answers anything else than a number a sample, and NotNow while it has
+        never answered and fails on all that it is given.
         """
         if not samples:
             return []
@@ -87,21 +88,22 @@ class Inference:
             if isinstance(error, Unusable) and not self._has_answered:
                 raise
             if len(samples) == 1:
-                return [self._failed(f"the model failed on this sample: {described(error)}")]
+                return [self._failed(messages[0], f"the model failed on this sample: {described(error)}")]
             half = len(samples) // 2
-            return self.answers(samples[:half]) + self.answers(samples[half:])
+            return self.answers(samples[:half], messages[:half]) + self.answers(samples[half:], messages[half:])
         self._has_answered = True
         finite = np.isfinite(y_pred)
         if finite.all():
             return y_pred.tolist()
         return [y if ok else f"the model predicted {y}" for y, ok in zip(y_pred.tolist(), finite)]
 
-    def _failed(self, reason: str) -> str:
-        self._failures += 1
-        if not self._has_answered and self._failures > FIRST_FAILURES:
-            raise service.NotNow(
-                f"the model has answered none of its first {FIRST_FAILURES} samples, the others wait: {reason}"
-            )
+    def _failed(self, message: int, reason: str) -> str:
+        if not self._has_answered:
+            self._failed_on.add(message)
+            if len(self._failed_on) > FIRST_FAILURES:
+                raise service.NotNow(
+                    f"the model has answered none of its first {FIRST_FAILURES} messages, the others wait: {reason}"
+                )
         return reason
 
 

@@ -154,16 +154,26 @@ def bodies(pipeline: Any, queue: str) -> List[bytes]:
     return [pipeline.take(queue)[1] for _ in range(pipeline.waiting(queue))]
 
 
+@pytest.mark.any_rabbitmq
+def test_one_batch_that_the_model_fails_on_does_not_keep_it_from_the_others(pipeline):
+    """Though it is the first that the model is ever given: its samples are many, and one message."""
+    pipeline.publish("features", [sample(f"bad{number}", [1]) for number in range(30)])
+    pipeline.publish("features", sample("good", [1] * 10))
+    pipeline.connected("model", MODEL="examples.diabetes.model:predict")
+    assert json.loads(pipeline.take("y_pred")[1])["id"] == "good"
+    assert len(json.loads(pipeline.take("dead_letters")[1])) == 30
+
+
 def test_a_model_that_fails_on_everything_keeps_the_most_and_goes_on_when_it_can(pipeline, redeliver, tmp_path):
     go, beat = tmp_path / "go", tmp_path / "beat"
     for number in range(200):
         pipeline.publish("features", sample(f"s{number}", [number]))
     pipeline.publish("features", b"no sample")
     model = pipeline.start("model", **odd("once_it_is_told"), GO=go, HEARTBEAT_FILE=beat)
-    model.says("the model has answered none of its first 20 samples, the others wait: the model failed on this sample:")
+    model.says("the model has answered none of its first 20 messages, the others wait: the model failed on")
     wait_until(lambda: not beat.exists(), 5, "it is unhealthy")
     assert pipeline.start("features", SAMPLES=4, INTERVAL=1).ends() == 0  # for three seconds of tries
-    assert model.output.count("has answered none of its first 20 samples") == 1
+    assert model.output.count("has answered none of its first 20 messages") == 1
     assert model.output.count("goes to dead_letters") == pipeline.waiting("dead_letters") <= 20
     assert pipeline.waiting("y_pred") == 0
     go.touch()

@@ -17,7 +17,7 @@ from support.paths import ROOT
 
 
 def answers(model, samples):
-    return Inference(model).answers(samples)
+    return Inference(model).answers(samples, [*range(len(samples))])
 
 
 @given(st.lists(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=20), max_size=40))
@@ -164,10 +164,11 @@ def test_a_model_that_has_never_answered_does_not_go_through_all_samples():
         return X[:, 0]
 
     inference = Inference(model)
-    with pytest.raises(NotNow, match=r"answered none of its first 20 samples, the others wait: .*ValueError: no"):
-        inference.answers([[float(n)] for n in range(1000)])
-    assert inference.answers([[1000.0], [5.0]]) == [1000.0, "the model failed on this sample: ValueError: no"]
-    assert len(inference.answers([[1.0]] * 2 * FIRST_FAILURES)) == 2 * FIRST_FAILURES  # it has answered
+    with pytest.raises(NotNow, match=r"answered none of its first 20 messages, the others wait: .*ValueError: no"):
+        inference.answers([[float(n)] for n in range(1000)], [*range(1000)])
+    assert inference.answers([[1000.0], [5.0]], [1, 2]) == [1000.0, "the model failed on this sample: ValueError: no"]
+    many = 2 * FIRST_FAILURES
+    assert len(inference.answers([[1.0]] * many, [*range(many)])) == many  # it has answered
 
 
 @pytest.mark.parametrize(
@@ -210,5 +211,5 @@ def test_a_model_that_recurses_deeply_leaves_a_message_of_lists_in_lists_readabl
 
 
 def test_a_masked_answer_is_none():
-    answers = Inference(lambda X: np.ma.masked_array([1, 2, 3], mask=[False, True, False])).answers([[1.0]] * 3)
-    assert answers == [1.0, "the model predicted nan", 3.0]
+    masked = Inference(lambda X: np.ma.masked_array([1, 2, 3], mask=[False, True, False]))
+    assert masked.answers([[1.0]] * 3, [1, 2, 3]) == [1.0, "the model predicted nan", 3.0]
