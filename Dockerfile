@@ -30,5 +30,5 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
 
 # A container's first process ignores a signal that it has no handler for. A stop that comes before a service has set
 # its own is held back until then. (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html)
-ENTRYPOINT ["env", "--block-signal=TERM", "/app/entrypoint.sh"]
+ENTRYPOINT ["env", "--block-signal=TERM", "bash", "/app/entrypoint.sh"]
 CMD ["python", "features.py"]

@@ -7,7 +7,8 @@ set -euo pipefail
 for secret in /run/secrets/*; do
     name=${secret##*/}
     if [[ $name =~ ^[A-Z_][A-Z0-9_]*$ && -f $secret ]]; then
-        export "$name=$(<"$secret")"
+        value=$(<"$secret")  # by itself, so that one that cannot be read ends this
+        export "$name=$value"
     fi
 done
 if [[ $EUID == 0 ]]; then

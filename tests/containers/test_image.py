@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Iterator
@@ -58,6 +59,15 @@ def test_a_secret_named_like_a_setting_is_that_setting_and_any_other_is_left_alo
     env = json.loads(docker("run", "--rm", f"--volume={tmp_path}:/run/secrets:ro", image, "python", "-c", show))
     assert env["MODEL"] == "MODEL's $value"
     assert not {"TLS-KEY", "lower", "9TH", "A B"} & set(env)
+
+
+def test_a_secret_that_cannot_be_read_is_told_and_no_default_takes_its_place(image, tmp_path: Path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "RABBITMQ_PASSWORD").touch(0o600)
+    command = ["docker", "run", "--rm", "--user=12345", f"--volume={tmp_path}:/run/secrets:ro", image, "true"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "/run/secrets/RABBITMQ_PASSWORD: Permission denied" in result.stderr
 
 
 def test_packages_of_a_users_own_are_in_the_image(image):
