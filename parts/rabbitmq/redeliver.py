@@ -7,11 +7,13 @@ With a text, only those whose reason holds it. Each is acknowledged when RabbitM
 killed in between, it is there twice, and the id makes one row of it. Those that are set aside meanwhile stay.
 """
 
+import signal
 import sys
 from typing import Any
 
 import pika
 
+from parts import service
 from parts.rabbitmq.connection import cause
 from parts.rabbitmq.hosts import hosts
 from parts.rabbitmq.publisher import DEAD_LETTERS
@@ -46,6 +48,7 @@ def redeliver(channel: Any, text: str) -> int:
 
 
 def main() -> None:
+    service.listen(signal.SIG_DFL)  # a stop may come at any moment
     text = " ".join(sys.argv[1:])
     try:
         with pika.BlockingConnection(hosts()) as connection:

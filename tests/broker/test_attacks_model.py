@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from typing import Any, Dict, List
@@ -252,7 +253,8 @@ def test_redeliver_killed_in_the_middle_loses_nothing(node, pipeline, redeliver)
     try:
         process = redeliver.start(RABBITMQ_PORT=proxy.port)
         wait_until(lambda: len(wire.published["features"]) > 100, 20, "it is at work")
-        process.kill()
+        process.popen.send_signal(signal.SIGINT)  # as Ctrl-C
+        assert process.popen.wait(2) == -signal.SIGINT
     finally:
         proxy.close()
     wait_until(lambda: pipeline.waiting("dead_letters") + pipeline.waiting("features") >= 2000, 10, "all are there")
