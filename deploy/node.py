@@ -173,6 +173,8 @@ class ContainerNode(Node):
             # Pulls the image where it is missing, and tells of it.
             subprocess.run(["docker", "create", *self.options, self.IMAGE], check=True, stdout=subprocess.DEVNULL)
             # Not mounted: Docker Desktop shares some folders only.
+            for file in (self.settings, self.advanced):
+                file.chmod(0o644)  # RabbitMQ's user is to read it, whatever the umask
             self.docker("cp", str(self.settings), f"{self.container}:/etc/rabbitmq/conf.d/90-private.conf")
             self.docker("cp", str(self.advanced), f"{self.container}:/etc/rabbitmq/advanced.config")
         return self._run("docker", "start", "--attach", self.container)
