@@ -5,19 +5,21 @@ crash in between, the CSV is longer than the state says, and what it holds beyon
 transaction also guards the CSV, so that replicas take turns.
 """
 
+import os
 import sqlite3
 import time
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import msgspec
 
 from parts.csv_file import CsvFile, Row, is_torn, lines, parse
-from parts.service import counted, log
-from parts.state import State
+from parts.service import NotNow, counted, log
 
 SCHEMA = Path(__file__).with_name("ledger.sql").read_text()
+BUSY = 2.0  # seconds to wait for another replica's transaction
 LOOK_EVERY = 2.0  # seconds between two looks at what waits
 
 Halves = List[Tuple[str, List[str], List[float]]]  # "y_true" or "y_pred", ids and their values
@@ -32,7 +34,7 @@ class Paired(NamedTuple):
     contradictions: List[Tuple[str, str, float]]  # id, half, and the value that came later and is dropped
 
 
-class Ledger(State):
+class Ledger:
     """The state, and the CSV that it guards; `pair` is the join.
 
     Every method raises NotNow where the disk, the files or another replica don't let it work. Rows that reached the
@@ -40,15 +42,17 @@ class Ledger(State):
     """
 
     def __init__(self, csv_file: str, state_file: str, pair: Callable[[Halves, Known], Paired]) -> None:
-        super().__init__(state_file, SCHEMA)
         self._pair = pair
         self._csv_file = csv_file
+        self._state_file = os.path.abspath(state_file)  # to SQLite itself some names are no files, as :memory:
+        self._db: Optional[sqlite3.Connection] = None
+        self._opened: Optional[os.stat_result] = None  # the file that is open
         self._told = 0, 0, 0.0  # true values, predictions, and the seconds that the oldest had waited
         self._next_look = 0.0
 
     def write(self, halves: Halves) -> Paired:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
-        with self.transaction() as db, CsvFile(self._csv_file) as csv:
+        with self._transaction() as db, CsvFile(self._csv_file) as csv:
             [recorded] = db.execute("SELECT length FROM csv").fetchone()
             if recorded != csv.length:
                 self._catch_up(db, csv, recorded)
@@ -89,14 +93,19 @@ class Ledger(State):
 
     def unmatched(self) -> Tuple[int, int, float]:
         """How many true values and how many predictions wait, and for how many seconds the oldest does."""
-        with self.transaction("BEGIN") as db:  # reads only: no replica waits for it
+        with self._transaction("BEGIN") as db:  # reads only: no replica waits for it
             query = "SELECT count(y_true), count(y_pred), ifnull(? - min(since), 0.0) FROM waiting"
             return db.execute(query, (self._now(db, update=False),)).fetchone()
 
     def forget(self, age: float) -> int:
         """Drop halves that have waited for longer than so many seconds; how many. A million take half a second."""
-        with self.transaction() as db:
+        with self._transaction() as db:
             return db.execute("DELETE FROM waiting WHERE since < ?", (self._now(db) - age,)).rowcount
+
+    def close(self) -> None:
+        if self._db:
+            self._db.close()
+            self._db = None
 
     def _now(self, db: sqlite3.Connection, update: bool = True) -> float:
         """The state's own clock: one that is set, forward or back, makes no half older."""
@@ -129,3 +138,38 @@ class Ledger(State):
         if count:
             log.info("%s of %s not known to be written until now", counted(count, "row"), self._csv_file)
         db.execute("UPDATE csv SET length = ?", (csv.length,))
+
+    @contextmanager
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        """All that the block does is committed, or none of it.
+
+        Raises NotNow, in place of SQLite's errors and of OSError; the state has not changed then.
+        """
+        try:
+            with self._open() as db:  # commits at its end, or rolls back
+                db.execute(begin)
+                yield db
+        except (OSError, sqlite3.Error) as error:
+            self.close()  # it may hold a lock, and the file may be moved away
+            reason = f"cannot store, so nothing is acknowledged: {error}"
+            # SQLite's other errors have classes of their own; this one means a file that is damaged.
+            if type(error) is sqlite3.DatabaseError:
+                reason += (
+                    f". The state {self._state_file} is damaged: move it away, and its ids are read back from the CSV;"
+                    " what waited unmatched in it is lost"
+                )
+            raise NotNow(reason) from error
+
+    def _open(self) -> sqlite3.Connection:
+        found = os.stat(self._state_file) if os.path.exists(self._state_file) else None
+        if found and not os.path.isfile(self._state_file):
+            raise OSError(f"{self._state_file} is not a regular file")
+        if self._db and found and self._opened and os.path.samestat(found, self._opened):
+            return self._db
+        self.close()
+        os.makedirs(os.path.dirname(self._state_file), exist_ok=True)
+        # Used by one thread at a time, the handler's, and closed by another.
+        self._db = sqlite3.connect(self._state_file, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        self._db.executescript(SCHEMA)
+        self._opened = os.stat(self._state_file)
+        return self._db

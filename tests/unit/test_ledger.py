@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import metrics
 from metrics import pair
-from parts import csv_file, ledger, state
+from parts import csv_file, ledger
 from parts.csv_file import is_torn, lines, parse
 from parts.ledger import Halves, Known, Ledger, Paired
 from parts.rabbitmq.broker import Delivery
@@ -321,7 +321,7 @@ def test_a_csv_that_cannot_be_written_is_reported_and_nothing_counts_as_written(
 
 
 def test_while_another_replica_writes_a_transaction_waits_or_says_so(files, monkeypatch):
-    monkeypatch.setattr(state, "BUSY", 0.05)
+    monkeypatch.setattr("parts.ledger.BUSY", 0.05)
     ledger = ledger_of(files)
     ledger.add([])
     with contextlib.closing(sqlite3.connect(files[1], isolation_level=None)) as other:
