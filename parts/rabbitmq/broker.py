@@ -55,7 +55,7 @@ class Broker:
         self._publisher: Optional[Publisher] = None  # it and the next die with their channel
         self._consumer: Optional[Consumer] = None
         self._trouble = service.Trouble()
-        self._stopping = False  # nothing new is begun
+        self._stopping = False  # a stop is requested, and its time runs
         self._failure: Optional[BaseException] = None  # for `run` to raise
 
     # --- what a service says and calls ----------------------------------------------------------------
@@ -111,7 +111,7 @@ class Broker:
 
     def _work(self) -> None:
         """Have the handler begin with what there is to do, unless it is at work."""
-        if self._busy_since or self._stopping or not self._consumed:
+        if self._busy_since or service.stop.requested or not self._consumed:
             return
         if self._publisher and not self._consumer:
             # Not before: what this one has in hand while it is still busy for a connection that is gone, another could
@@ -137,7 +137,7 @@ class Broker:
             self._trouble.tell(str(error))
         elif error:
             self._failure = error
-            self._close()
+            service.stop.requested = True
         else:
             self._trouble.tell("")
         if consumer and consumer is self._consumer and self._publisher:  # else RabbitMQ delivers them again
@@ -174,18 +174,12 @@ class Broker:
         self._work()
         if service.stop.requested and not self._stopping:
             self._stopping = True
-            self._connector.loop.call_later(FINISH_WITHIN, self._close)
+            self._connector.loop.call_later(FINISH_WITHIN, self._connector.close)
             self._connector.connect()  # what is left is worth a last try, at once
         finished = self._stopping or not self._producer.steps_left
         if finished and not self._unconfirmed() and not self._busy_since:
-            self._close()
+            self._connector.close()
         self._connector.loop.call_later(service.TICK, self._tick)
 
     def _unconfirmed(self) -> int:
         return len(self._producer.unconfirmed) + (self._publisher.waiting if self._publisher else 0)
-
-    def _close(self) -> None:
-        """Say goodbye; what is not confirmed or acknowledged by now counts as such no more."""
-        self._stopping = True
-        self._on_lost()
-        self._connector.close()

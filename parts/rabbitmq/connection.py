@@ -95,14 +95,10 @@ class Connector:
 
     def close(self) -> None:
         """Say goodbye behind all that was written, then stop the loop."""
-        if self.closing:
-            return
         self.closing = True
-        if self._connection and self._connection.is_open:
-            self._connection.close()
-            self.loop.call_later(0.5, self.loop.stop)  # a broker that blocks us does not answer
-        else:
-            self.loop.stop()
+        self.leave("")
+        # A broker that blocks us does not answer.
+        self.loop.call_later(0.5 if self._connection else 0.0, self.loop.stop)
 
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
