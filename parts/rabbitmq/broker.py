@@ -123,14 +123,10 @@ class Broker:
         if portion or (now - self._idle_since > IDLE and not (consumer and consumer.holds_any)):
             self._busy_since = now
             done = self._thread.submit(lambda: list(self._handle(portion)))
-            done.add_done_callback(partial(self._on_end, consumer, portion, now))
+            then = partial(self._on_done, consumer, portion, now, done)
+            done.add_done_callback(lambda _: self._connector.loop.add_callback_threadsafe(then))
 
-    def _on_end(self, consumer: Optional[Consumer], portion: List[Delivery], begun: float, done: Future) -> None:
-        """The handler has ended; called on its thread."""
-        then = partial(self._on_done, consumer, portion, done, time.monotonic() - begun)
-        self._connector.loop.add_callback_threadsafe(then)
-
-    def _on_done(self, consumer: Optional[Consumer], portion: List[Delivery], done: Future, seconds: float) -> None:
+    def _on_done(self, consumer: Optional[Consumer], portion: List[Delivery], begun: float, done: Future) -> None:
         self._busy_since, self._idle_since = None, time.monotonic()
         error = done.exception()
         if isinstance(error, service.NotNow):
@@ -148,7 +144,7 @@ class Broker:
                     if message.answers:
                         message.answers.waits_for += 1
                     self._publisher.publish(message)
-                consumer.handled(portion, seconds)
+                consumer.handled(portion, self._idle_since - begun)
         self._work()
 
     def _on_confirmed(self, messages: List[Message]) -> None:
