@@ -6,7 +6,7 @@ Lives as long as the process: what was not confirmed when a channel was lost is 
 import math
 import time
 from operator import attrgetter
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from parts import service
 from parts.rabbitmq.connection import Connector
@@ -34,7 +34,6 @@ class Producer:
         self._interval = 0.0
         self._pace: Sequence[str] = ()
         self._due = 0.0  # when the next step is to be made, by the monotonic clock
-        self._alarm: Any = None  # the timer for that
         self._publisher: Optional[Publisher] = None  # it and the next die with their channel
         self._room = math.inf  # for so many messages more in each queue of the pace
         self._was_short = 0.0  # when these last held less than enough, by the monotonic clock
@@ -80,10 +79,7 @@ class Producer:
 
     def advance(self) -> None:
         """Make what is due, while there is room for it."""
-        if self._alarm:
-            self._connector.loop.remove_timeout(self._alarm)
-            self._alarm = None
-        while self._publisher and not self._alarm and (burst := self._burst(self._publisher)):
+        while self._publisher and (burst := self._burst(self._publisher)):
             # Queue by queue: RabbitMQ confirms many messages at once where their numbers follow each other, and what
             # goes to two queues in turn, message by message.
             for message in sorted(burst, key=attrgetter("queue")):
@@ -98,9 +94,10 @@ class Producer:
         while self._source and size < PIECE and self._has_room(publisher):
             now = time.monotonic()
             if now < self._due:
-                self._alarm = self._connector.loop.call_later(self._due - now, self.advance)
                 break
             self._due = max(self._due + self._interval, now)
+            if self._interval:
+                self._connector.loop.call_later(self._due - now, self.advance)
             step = next(self._source)
             self.steps_left -= 1
             made += step
