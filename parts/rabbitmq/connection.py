@@ -6,7 +6,6 @@ Lives as long as the process. What depends on one connection is made anew by `on
 import re
 import time
 from collections import deque
-from functools import partial
 from typing import Any, Callable, Deque, Dict, Iterable, Optional, Sequence
 
 from pika.adapters.select_connection import IOLoop
@@ -129,23 +128,21 @@ class Connector:
             return
         self._asked_at, self._answered = time.monotonic(), False
         for queue in self._depths:
-            self._channel.queue_declare(queue, durable=True, callback=partial(self._on_declared, self._channel))
+            self._channel.queue_declare(queue, durable=True, callback=self._on_declared)
 
-    def _on_declared(self, channel: Any, frame: Any) -> None:
+    def _on_declared(self, frame: Any) -> None:
         self._depths[frame.method.queue] = frame.method.message_count
         # RabbitMQ works through a channel in order: when it answers for the last queue, all are there.
-        if frame.method.queue != list(self._depths)[-1] or channel is not self._channel:
+        if frame.method.queue != list(self._depths)[-1] or not self._channel:
             return
         self._answered = True
         if self._ready_since is None:
             log.info("connected to RabbitMQ at %s", self.where)
             self._ready_since = time.monotonic()
-            self._on_ready(channel)
+            self._on_ready(self._channel)
         self._on_depths(self._depths)
 
-    def _on_channel_closed(self, channel: Any, error: BaseException) -> None:
-        if not channel.connection.is_open:
-            return  # with its connection
+    def _on_channel_closed(self, _channel: Any, error: BaseException) -> None:
         reason = cause(error)
         if QUEUE_DIFFERS.search(reason):
             reason += (
