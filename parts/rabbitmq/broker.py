@@ -25,7 +25,7 @@ from parts.rabbitmq.publisher import DEAD_LETTERS, Message, Publisher, allowed, 
 __all__ = ["Broker", "Delivery", "Message", "aside"]
 
 FINISH_WITHIN = 2.5  # seconds that a stop waits for the handler and for confirms, and where need be for a connection
-IDLE = 1.0  # seconds without work after which a handler is called all the same
+IDLE = 1.0  # seconds after which a handler is called without work too, and again with what it could not do
 LONG = 60.0  # seconds of one call of a handler that are worth a log line
 
 Handler = Callable[[List[Delivery]], Iterable[Message]]
@@ -111,7 +111,9 @@ class Broker:
 
     def _work(self) -> None:
         """Have the handler begin with what there is to do, unless it is at work."""
-        if self._busy_since or service.stop.requested or not self._consumed:
+        now = time.monotonic()
+        rested = now - self._idle_since > IDLE
+        if self._busy_since or service.stop.requested or not self._consumed or (self._trouble.reason and not rested):
             return
         if self._publisher and not self._consumer:
             # Not before: what this one has in hand while it is still busy for a connection that is gone, another could
@@ -119,8 +121,7 @@ class Broker:
             self._consumer = Consumer(self._publisher.channel, self._connector, self._consumed, self._work)
         consumer = self._consumer
         portion = consumer.take() if consumer else []
-        now = time.monotonic()
-        if portion or (now - self._idle_since > IDLE and not (consumer and consumer.holds_any)):
+        if portion or rested:
             self._busy_since = now
             done = self._thread.submit(lambda: list(self._handle(portion)))
             then = partial(self._on_done, consumer, portion, now, done)

@@ -21,7 +21,6 @@ SHORTEST, LONGEST, MANY, MANY_BYTES = 0.005, 0.8, 100, 128 * 1024
 SOME = 0.1  # of many: where fewer wait, to take them alone, until they have caught up, would make two syncs of one
 LOOK_AGAIN = 0.002  # seconds; until the next arrival it would not do: halves would go on to pair with the next sample's
 QUIET = 10.0  # seconds without a delivery after which a queue is not waited for
-PAUSE = 1.0  # seconds until what could not be handled is tried again
 
 
 @dataclass(eq=False)
@@ -62,7 +61,6 @@ class Consumer:
         self._looks: Set[float] = set()  # the seconds after which it is looked whether there is something to take
         self._in_hand: Dict[int, Delivery] = OrderedDict()  # by delivery tag
         self._bytes = 0  # of these
-        self._not_before = 0.0  # by the monotonic clock: the handler needs a pause
         self._held_back_since: Dict[str, Optional[float]] = dict.fromkeys(queues)  # the last arrival before that
         self._set_prefetch(FIRST)
 
@@ -89,7 +87,7 @@ class Consumer:
         self._look_in(0.0)  # and not now: more may have come with it
 
     def take(self) -> List[Delivery]:
-        """The deliveries that are to be handled together, as many of each queue; none in a pause.
+        """The deliveries that are to be handled together, as many of each queue.
 
         Those of one queue wait for those of the others, but not for long. A queue that fell behind, as after a hiccup,
         catches up: as far behind for ever, its deliveries would never again be handled with what belongs to them.
@@ -99,18 +97,18 @@ class Consumer:
         size = 0
         # Nobody waits for a queue that is quiet: predictions may be a day away.
         queues = [name for name, queue in self._arrived.items() if queue or now - self._last_arrival[name] < QUIET]
-        while size < PORTION and now >= self._not_before and (ready := self._ready(queues, now)):
+        while size < PORTION and (ready := self._ready(queues, now)):
             for name in ready:
                 portion.append(self._arrived[name].popleft())
                 size += len(portion[-1].body)
                 self._taken[name] += 1
         most = max(self._taken.values())
         self._taken = {name: max(taken, most - MOST) for name, taken in self._taken.items()}
-        if not portion and now >= self._not_before and LOOK_AGAIN not in self._looks:
+        if not portion and LOOK_AGAIN not in self._looks:
             # What is done, but came after what waits, for another half or for a full queue, would fill the hand.
             done = [tag for tag, delivery in self._in_hand.items() if not delivery.waits_for]
             self._acknowledge(done, multiple=False)
-            if self.holds_any:
+            if any(self._arrived.values()):
                 self._look_in(LOOK_AGAIN)
         return portion
 
@@ -144,17 +142,11 @@ class Consumer:
                 self._connector.leave(f"it delivers none of {counted(depths[queue], 'message')} in {queue}")
             self._held_back_since[queue] = last_arrival if held_back else None
 
-    @property
-    def holds_any(self) -> bool:
-        """Whether there is something that was not handled yet."""
-        return any(self._arrived.values())
-
     def put_back(self, portion: List[Delivery]) -> None:
-        """These could not be handled: after a pause they come first."""
+        """These could not be handled: they come first the next time."""
         for delivery in reversed(portion):
             self._arrived[delivery.queue].appendleft(delivery)
             self._taken[delivery.queue] -= 1
-        self._not_before = time.monotonic() + PAUSE
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
         """One thing that each of these waited for is done; acknowledge, all at once, what waits for nothing more.
