@@ -1,6 +1,5 @@
 """A private RabbitMQ node on free ports, its files in a temporary folder: it touches no other one."""
 
-import http.client
 import os
 import random
 import shutil
@@ -9,7 +8,6 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
@@ -126,14 +124,12 @@ class Node:
         if self._server.poll() is not None:
             raise RuntimeError("RabbitMQ ended:\n" + (self.folder / "output.log").read_text()[-2000:])
         try:
-            # Docker takes connections to a container's port before anyone listens behind it: ask for an answer.
+            # Docker takes connections to a container's port before anyone listens behind it: ask for an answer. The
+            # management UI is there by then. (https://github.com/rabbitmq/rabbitmq-server/issues/2405)
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                 connection.sendall(b"AMQP\0\0\x09\x01")
-                if not connection.recv(1):
-                    return False
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ui_port}/", timeout=5):
-                return True
-        except (OSError, http.client.HTTPException):
+                return bool(connection.recv(1))
+        except OSError:
             return False
 
     def stop(self, sig: int = signal.SIGTERM) -> None:
