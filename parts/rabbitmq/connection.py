@@ -6,7 +6,7 @@ Lives as long as the process. What depends on one connection is made anew by `on
 import re
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Iterable, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, Optional, Sequence
 
 from pika.adapters.select_connection import IOLoop
 
@@ -183,11 +183,8 @@ class Connector:
 
 def cause(error: BaseException) -> str:
     """The innermost of pika's nested errors, in words; several where a host's addresses fail for several reasons."""
-    tries: Iterable[BaseException] = getattr(error, "exceptions", ())
-    if tries:
-        return "; ".join(dict.fromkeys(map(cause, tries)))
-    nested = [getattr(error, "exception", None), *error.args]
-    for inner in nested:
-        if isinstance(inner, BaseException):
-            return cause(inner)
+    nested = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args]
+    inner = [each for each in nested if isinstance(each, BaseException)]
+    if inner:
+        return "; ".join(dict.fromkeys(map(cause, inner)))
     return getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
