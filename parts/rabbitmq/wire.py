@@ -3,7 +3,7 @@
 import logging
 import socket
 from contextlib import suppress
-from typing import Any, List
+from typing import Any
 
 import pika
 from pika.adapters.utils import io_services_utils
@@ -44,8 +44,7 @@ class Connection(pika.SelectConnection):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._held: List[bytes] = []
-        self._held_bytes = 0
+        self._held = bytearray()
         super().__init__(*args, **kwargs)
 
     def abort(self) -> None:
@@ -72,14 +71,12 @@ class Connection(pika.SelectConnection):
     def _adapter_emit_data(self, data: bytes) -> None:  # pika's place for an adapter to write
         if not self._held:
             self.ioloop.call_later(0, self._flush)
-        self._held.append(data)
-        self._held_bytes += len(data)
-        if self._held_bytes >= PIECE:
+        self._held += data
+        if len(self._held) >= PIECE:
             self._flush()
 
     def _flush(self) -> None:
-        data = b"".join(self._held)
-        self._held, self._held_bytes = [], 0
+        data, self._held = self._held, bytearray()
         if data and self._transport:  # else the connection is gone
             super()._adapter_emit_data(data)
 
