@@ -54,23 +54,27 @@ class Ledger:
         """Store these halves and append the rows that they complete; when this returns, all is on disk."""
         with self._transaction() as db, CsvFile(self._csv_file) as csv:
             [recorded] = db.execute("SELECT length FROM csv").fetchone()
-            if recorded != csv.length:
-                self._catch_up(db, csv, recorded)
-            ids = dict.fromkeys(chain.from_iterable(ids for _, ids, _ in halves))
-            wanted = msgspec.json.encode(list(ids)).decode()
-            found = db.execute("SELECT * FROM known WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
-            known = {sample_id: values for sample_id, *values in found}
-            paired = self._pair(halves, known)
-            if paired.waiting:
-                now = self._now(db)
-                db.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", ((*half, now) for half in paired.waiting))
-            if paired.rows:
-                old = ((row[0],) for row in paired.rows if row[0] in known)
-                db.executemany("INSERT INTO written VALUES (?, ?, ?)", paired.rows)
-                db.executemany("DELETE FROM waiting WHERE id = ?", old)
-                csv.append(lines(paired.rows))
-                db.execute("UPDATE csv SET length = ?", (csv.length,))
-            return paired
+            if recorded == csv.length:
+                return self._write(db, csv, halves)
+            self._catch_up(db, csv, recorded)
+        return self.write(halves)  # not before that is committed: what a crash tears from now on is known to be ours
+
+    def _write(self, db: sqlite3.Connection, csv: CsvFile, halves: Halves) -> Paired:
+        ids = dict.fromkeys(chain.from_iterable(ids for _, ids, _ in halves))
+        wanted = msgspec.json.encode(list(ids)).decode()
+        found = db.execute("SELECT * FROM known WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+        known = {sample_id: values for sample_id, *values in found}
+        paired = self._pair(halves, known)
+        if paired.waiting:
+            now = self._now(db)
+            db.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", ((*half, now) for half in paired.waiting))
+        if paired.rows:
+            old = ((row[0],) for row in paired.rows if row[0] in known)
+            db.executemany("INSERT INTO written VALUES (?, ?, ?)", paired.rows)
+            db.executemany("DELETE FROM waiting WHERE id = ?", old)
+            csv.append(lines(paired.rows))
+            db.execute("UPDATE csv SET length = ?", (csv.length,))
+        return paired
 
     def look(self, ttl: float) -> None:
         """Now and then, forget what has waited for more than so many seconds, 0 = nothing, and log what waits."""

@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -186,6 +187,26 @@ def test_a_torn_last_line_is_cut_off_and_its_row_written_whole(files, torn):
     assert rows_in(files[0]) == ["a"]
     ledger.add(both("b"))
     assert files[0].read_text() == HEADER + "a,1.0,0.5,0.5\nb,1.0,0.5,0.5\n"
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_row_torn_in_the_write_that_begins_the_csv_is_cut_off_and_written_whole(files, monkeypatch, deleted):
+    if deleted:
+        ledger_of(files).add(both("a"))
+        files[0].unlink()
+
+    def torn(csv, data):
+        if csv_file.HEADER.startswith(data):
+            return FileIO.write(csv, data)
+        FileIO.write(csv, bytes(data)[:-4])
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(csv_file.CsvFile, "write", torn)
+        ledger_of(files).add(both("b", 1.0, 13.5))
+    assert files[0].read_text() == HEADER + "b,1.0,13.5,1"
+    ledger_of(files).add(both("b", 1.0, 13.5))
+    assert files[0].read_text() == HEADER + "b,1.0,13.5,12.5\n"
 
 
 def test_a_last_line_that_lacks_only_its_newline_is_kept(files):
