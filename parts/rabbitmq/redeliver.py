@@ -7,7 +7,7 @@ With a text, only those whose reason holds it. Each is acknowledged when RabbitM
 killed in between, it is there twice, and the id makes one row of it. Those that are set aside meanwhile stay.
 """
 
-import signal
+import os
 import sys
 from typing import Any
 
@@ -48,7 +48,8 @@ def redeliver(channel: Any, text: str) -> int:
 
 
 def main() -> None:
-    service.listen(signal.SIG_DFL)  # a stop may come at any moment
+    # At once, whatever it does; and by a handler, without which a container's first process hears no signal.
+    service.listen(lambda number, _: os._exit(128 + number))
     text = " ".join(sys.argv[1:])
     try:
         with pika.BlockingConnection(hosts()) as connection:
