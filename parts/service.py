@@ -101,7 +101,8 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def start() -> None:
-    """To be called once all is imported: what Python is to do about memory and crashes."""
+    """To be called once all is imported: what Python is to do about signals, memory and crashes."""
+    listen()  # whatever was imported, and if it was multiprocessing before us
     if sys.stderr:
         faulthandler.enable()  # a crash in native code, a model's, says where
     # What messages are read into comes and goes by the thousand and holds no cycles; to look for cycles as often
