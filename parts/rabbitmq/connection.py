@@ -133,14 +133,15 @@ class Connector:
     def _on_declared(self, frame: Any) -> None:
         self._depths[frame.method.queue] = frame.method.message_count
         # RabbitMQ works through a channel in order: when it answers for the last queue, all are there.
-        if frame.method.queue != list(self._depths)[-1] or not self._channel:
+        if frame.method.queue != list(self._depths)[-1] or not (self._channel and self._channel.is_open):
             return
         self._answered = True
         if self._ready_since is None:
             log.info("connected to RabbitMQ at %s", self.where)
             self._ready_since = time.monotonic()
             self._on_ready(self._channel)
-        self._on_depths(self._depths)
+        else:
+            self._on_depths(self._depths)
 
     def _on_channel_closed(self, _channel: Any, error: BaseException) -> None:
         reason = cause(error)

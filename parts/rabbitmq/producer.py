@@ -52,6 +52,7 @@ class Producer:
         self.unconfirmed = []
         if self._pace:
             self._room, self._was_short = 0, time.monotonic()
+            self._connector.ask()
         self.advance()
 
     def on_depths(self, depths: Dict[str, int]) -> None:
@@ -66,8 +67,10 @@ class Producer:
         now = time.monotonic()
         if max(waiting.values()) < ENOUGH:
             self._was_short = now
-        told = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in waiting.items())
-        self._trouble.tell(f"waiting for consumers that keep up: {told}" if now - self._was_short > PATIENCE else "")
+            self._trouble.tell("")
+        elif now - self._was_short > PATIENCE:
+            told = ", ".join(f"{service.counted(n, 'message')} in {queue}" for queue, n in waiting.items())
+            self._trouble.tell(f"waiting for consumers that keep up: {told}")
         self.advance()
 
     def lose(self) -> None:
