@@ -8,7 +8,7 @@ confirmed its answer. Any number of replicas share the work.
 """
 
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Iterator, List
 
 from parts import service, settings  # first: from here on a request to stop is kept
@@ -35,8 +35,8 @@ def answer(inference: Inference, deliveries: List[Delivery]) -> Iterator[Message
     progress.flush()
     decoded = [messages.decode(delivery.body, messages.FEATURES) for delivery in deliveries]
     samples = [sample for message in decoded for sample in message.bodies]
-    tags = [delivery.tag for delivery, message in zip(deliveries, decoded) for _ in message.bodies]
-    found = iter(inference.answers(samples, tags))
+    tags = chain.from_iterable([delivery.tag] * len(message.ids) for delivery, message in zip(deliveries, decoded))
+    found = iter(inference.answers(samples, [*tags]))
     for delivery, message in zip(deliveries, decoded):
         mine = list(zip(message.ids, message.positions, islice(found, len(message.ids))))
         good = [(sample_id, y) for sample_id, _, y in mine if not isinstance(y, str)]
